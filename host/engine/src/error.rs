@@ -1,0 +1,130 @@
+//! Everything that can go wrong in the engine, as far as a caller would act differently.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A request that cannot be served, or not to its end.
+#[derive(Debug, Clone, Error)]
+pub enum EngineError {
+    /// The prompt has no token.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt leaves no room in the context.
+    #[error("{num_tokens} prompt tokens do not fit a context of {context_length}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        num_tokens: usize,
+        /// Most tokens of prompt and answer together.
+        context_length: usize,
+    },
+    /// A token id that the vocabulary does not have.
+    #[error("token id {id} is outside the vocabulary of {vocab_size}")]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// Entries of the vocabulary.
+        vocab_size: usize,
+    },
+    /// The queue is full.
+    #[error("{max_queued} requests are waiting already")]
+    Overloaded {
+        /// The queue's bound.
+        max_queued: usize,
+    },
+    /// The engine takes no new requests.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+    /// The device or a step failed.
+    #[error("the model could not run a step: {message}")]
+    Step {
+        /// For the log; clients do not see it.
+        message: String,
+    },
+}
+
+/// A model that cannot be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is there but is not what it should be.
+    #[error("{} is not a valid {expected}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The format: `GGUF file`, `config.json`, `safetensors file`, `tokenizer.json`.
+        expected: &'static str,
+        /// What is wrong with it, with the offending name.
+        reason: String,
+    },
+    /// A file that the model needs is missing.
+    #[error("{} has no {file}", dir.display())]
+    MissingFile {
+        /// The model's folder.
+        dir: PathBuf,
+        /// The file's name.
+        file: String,
+    },
+    /// A model of a kind that is not supported.
+    #[error("architecture `{architecture}` is not supported; supported are {supported}")]
+    UnsupportedArchitecture {
+        /// As the file names it.
+        architecture: String,
+        /// The names that would do.
+        supported: &'static str,
+    },
+    /// Weights of a kind that is not supported.
+    #[error("tensor `{tensor}` has the unsupported type {dtype}; supported are {supported}")]
+    UnsupportedDtype {
+        /// The first such tensor.
+        tensor: String,
+        /// Its type.
+        dtype: String,
+        /// The types that would do.
+        supported: &'static str,
+    },
+    /// A tensor is missing.
+    #[error("tensor `{tensor}` is missing")]
+    MissingTensor {
+        /// Its name.
+        tensor: String,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("tensor `{tensor}` has shape {found:?}, expected {expected:?}")]
+    WrongShape {
+        /// Its name.
+        tensor: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape that the configuration asks for.
+        expected: Vec<usize>,
+    },
+    /// The machine has not the memory that the model needs.
+    #[error("the model needs {required_bytes} bytes of memory, {available_bytes} are available; {advice}")]
+    NotEnoughMemory {
+        /// Weights and KV cache.
+        required_bytes: u64,
+        /// What the machine has free.
+        available_bytes: u64,
+        /// What the operator can change.
+        advice: &'static str,
+    },
+    /// The hub could not be reached or refused.
+    #[error("cannot fetch {what} from {endpoint}: {reason}")]
+    Fetch {
+        /// Model and file.
+        what: String,
+        /// The hub's address.
+        endpoint: String,
+        /// Why, with what to do about it.
+        reason: String,
+    },
+}

@@ -1,0 +1,15 @@
+//! The Gapura inference engine: tokens in, tokens out. It knows neither HTTP nor WebAssembly.
+
+mod error;
+mod request;
+mod runner;
+
+pub use error::{EngineError, LoadError};
+pub use request::{
+    FinishReason, GenerateRequest, SampledToken, SamplingParams, StopParams, TokenEvent, TokenId,
+    TokenLogprobs, Usage,
+};
+pub use runner::{
+    BLOCK_TOKENS, Batch, BatchSequence, BlockId, KvLayout, KvPlan, ModelInfo, ModelRunner,
+    OutputRows, RowOutput, RunnerError, SamplingInput, StepOutput,
+};
