@@ -1,0 +1,277 @@
+//! The one error that clients see, in OpenAI's shape, and the one place where the errors of
+//! the engine, the plugins and the extractors become an HTTP status.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use gapura_engine::EngineError;
+use gapura_plugin_runtime::Refusal;
+use serde_json::{Value, json};
+
+/// Tells OpenAI's SDKs whether to send the request again, whatever the status says.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// The precise twin of `Retry-After`, read by OpenAI's SDKs.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// Longest wait that is ever asked of a client: SDKs give up on more than 120 s.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// A client's own value may be echoed in a message, but not megabytes of it.
+const MAX_MESSAGE_CHARS: usize = 600;
+
+/// An error answer: `{"error":{"message","type","param","code"}}`, all four keys always.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+    param: Option<String>,
+    code: Option<Cow<'static, str>>,
+    retry: Retry,
+}
+
+/// What the answer says about sending the request again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    /// Nothing: the status decides.
+    Unsaid,
+    /// A retry cannot help.
+    Never,
+    /// Not before this time.
+    After(Duration),
+}
+
+impl ApiError {
+    /// An error of any status. `kind` is OpenAI's `type`.
+    pub fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            message: truncated(message.into()),
+            param: None,
+            code: None,
+            retry: Retry::Unsaid,
+        }
+    }
+
+    /// 400: the request is wrong as it stands.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message)
+    }
+
+    /// 400 for one field: `param` names it, such as `messages.2.content`.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::bad_request(message).with_param(param)
+    }
+
+    /// 400 for a field that would change the answer and that this version cannot honour.
+    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::invalid(param, message).with_code("unsupported_parameter")
+    }
+
+    /// 401: no key, or not one of ours.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message)
+            .with_code("invalid_api_key")
+    }
+
+    /// 403: the key is good, but not for this.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "permission_error", message)
+    }
+
+    /// 404.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message)
+    }
+
+    /// 404 for a model name that no route has.
+    pub fn model_not_found(model: &str) -> Self {
+        Self::not_found(format!(
+            "the model `{model}` does not exist; GET /v1/models lists those that do"
+        ))
+        .with_param("model")
+        .with_code("model_not_found")
+    }
+
+    /// 429 with the time after which a retry makes sense.
+    pub fn too_many_requests(message: impl Into<String>, after: Duration) -> Self {
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
+        error.retry = Retry::After(after);
+        error
+    }
+
+    /// 503 with the time after which a retry makes sense.
+    pub fn unavailable(message: impl Into<String>, after: Duration) -> Self {
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
+        error.retry = Retry::After(after);
+        error
+    }
+
+    /// 503 while the model loads.
+    pub fn loading() -> Self {
+        Self::unavailable("the model is still loading", Duration::from_secs(2))
+            .with_code("model_loading")
+    }
+
+    /// 503 while the server drains.
+    pub fn draining() -> Self {
+        Self::unavailable("the server is shutting down", Duration::from_secs(5))
+            .with_code("shutting_down")
+    }
+
+    /// 504: the request's deadline has passed. A retry would meet the same deadline.
+    pub fn deadline(limit: Duration) -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timeout_error",
+            format!(
+                "the answer took longer than the limit of {} s",
+                limit.as_secs_f64()
+            ),
+        )
+        .with_code("deadline_exceeded")
+        .no_retry()
+    }
+
+    /// 500: ours. Details belong in the log, not in the answer.
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            "internal server error",
+        )
+        .with_code("internal_error")
+    }
+
+    /// The context is too small, in the words by which LangChain ("prompt is too long") and
+    /// LiteLLM ("this model's maximum context length is") recognise it.
+    pub fn context_overflow(context_length: usize, prompt_tokens: usize, max_tokens: u32) -> Self {
+        Self::bad_request(format!(
+            "This model's maximum context length is {context_length} tokens, and the prompt is \
+             too long: {prompt_tokens} tokens in messages, {max_tokens} requested for the answer."
+        ))
+        .with_param("messages")
+        .with_code("context_length_exceeded")
+    }
+
+    /// Names the offending field.
+    #[must_use]
+    pub fn with_param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Adds a stable, machine-readable cause.
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
+        self.code = Some(code.into());
+        self
+    }
+
+    /// Asks SDKs not to send the request again, although the status suggests it.
+    #[must_use]
+    pub fn no_retry(mut self) -> Self {
+        self.retry = Retry::Never;
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The text for the client.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The machine-readable cause.
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    /// The body, as an error answer and as an event of a stream that has begun.
+    pub fn body(&self) -> Value {
+        json!({ "error": {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        match self.retry {
+            Retry::Unsaid => {}
+            Retry::Never => {
+                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+            Retry::After(after) => {
+                let after = after.min(MAX_RETRY_AFTER);
+                let seconds = after.as_millis().div_ceil(1000).max(1) as u64;
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+                headers.insert(RETRY_AFTER_MS, HeaderValue::from(after.as_millis() as u64));
+            }
+        }
+        response
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::EmptyPrompt => Self::bad_request(error.to_string()),
+            EngineError::PromptTooLong {
+                num_tokens,
+                context_length,
+            } => Self::context_overflow(context_length, num_tokens, 1),
+            EngineError::UnknownToken { .. } => Self::bad_request(error.to_string()),
+            EngineError::Overloaded { .. } => {
+                Self::too_many_requests(error.to_string(), Duration::from_secs(1))
+                    .with_code("overloaded")
+            }
+            EngineError::ShuttingDown => Self::draining(),
+            EngineError::Step { message } => {
+                tracing::error!(message, "the engine failed a request");
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "server_error",
+                    "the model failed on this request",
+                )
+                .with_code("engine_error")
+            }
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    /// A plugin's verdict: its status where that is a client error, else 400.
+    fn from(refusal: Refusal) -> Self {
+        let status = match StatusCode::from_u16(refusal.status) {
+            // 409 is what SDKs retry; a verdict does not change by asking again.
+            Ok(StatusCode::CONFLICT) | Err(_) => StatusCode::BAD_REQUEST,
+            Ok(status) if status.is_client_error() => status,
+            Ok(_) => StatusCode::BAD_REQUEST,
+        };
+        let mut error = Self::new(status, "invalid_request_error", refusal.message)
+            .with_code(refusal.code)
+            .no_retry();
+        error.param = refusal.param;
+        error
+    }
+}
+
+/// Cuts a message that echoes a long value of the client's, on a character boundary.
+fn truncated(mut message: String) -> String {
+    if let Some((at, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
+        message.truncate(at);
+        message.push('…');
+    }
+    message
+}
