@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::runner::RunnerError;
+
 /// A request that cannot be served, or not to its end.
 #[derive(Debug, Clone, Error)]
 pub enum EngineError {
@@ -26,6 +28,16 @@ pub enum EngineError {
         /// Entries of the vocabulary.
         vocab_size: usize,
     },
+    /// A parameter outside its range.
+    #[error("{name} is {value}, allowed is {allowed}")]
+    InvalidParameter {
+        /// The field's name, as in [`SamplingParams`](crate::SamplingParams).
+        name: &'static str,
+        /// The value.
+        value: String,
+        /// The range.
+        allowed: &'static str,
+    },
     /// The queue is full.
     #[error("{max_queued} requests are waiting already")]
     Overloaded {
@@ -41,6 +53,31 @@ pub enum EngineError {
         /// For the log; clients do not see it.
         message: String,
     },
+}
+
+/// An engine that cannot start over a loaded model.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The KV budget does not hold even one block of each group.
+    #[error("a KV budget of {budget_bytes} bytes is too small; at least {required_bytes} are needed")]
+    KvBudget {
+        /// The configured budget.
+        budget_bytes: u64,
+        /// The least that would do.
+        required_bytes: u64,
+    },
+    /// A limit of the configuration is zero.
+    #[error("{name} must be at least 1")]
+    ZeroLimit {
+        /// The field's name, as in `EngineConfig`.
+        name: &'static str,
+    },
+    /// The device has not the memory that was planned.
+    #[error("cannot allocate the KV cache: {0}")]
+    Allocate(#[from] RunnerError),
+    /// The operating system gives no thread.
+    #[error("cannot start the engine thread: {0}")]
+    Thread(#[source] std::io::Error),
 }
 
 /// A model that cannot be loaded.

@@ -4,7 +4,7 @@ mod error;
 mod request;
 mod runner;
 
-pub use error::{EngineError, LoadError};
+pub use error::{EngineError, LoadError, StartError};
 pub use request::{
     FinishReason, GenerateRequest, SampledToken, SamplingParams, StopParams, TokenEvent, TokenId,
     TokenLogprobs, Usage,

@@ -89,7 +89,7 @@ pub enum OutputRows {
     None,
     /// The last one, to draw the next token.
     Last,
-    /// Every one: the prompt is being scored.
+    /// Every one, as logits: the prompt is being scored.
     All,
 }
 
@@ -100,6 +100,8 @@ pub struct SamplingInput {
     pub params: std::sync::Arc<SamplingParams>,
     /// Draws depend on the seed and the position alone.
     pub seed: u64,
+    /// Tokens before this position are the prompt's, the others were generated.
+    pub num_prompt_tokens: usize,
     /// Logprobs to return, with so many alternatives.
     pub logprobs: Option<u32>,
 }
