@@ -154,7 +154,66 @@ pub enum LoadError {
         /// What the operator can change.
         advice: &'static str,
     },
-    /// The hub could not be reached or refused.
+    /// The files ask for something that is not built, such as another quantization or scaling.
+    #[error("{} asks for {feature}, which is not supported; supported: {supported}", path.display())]
+    UnsupportedFeature {
+        /// The file that asks.
+        path: PathBuf,
+        /// The field and its value.
+        feature: String,
+        /// What would do.
+        supported: &'static str,
+    },
+    /// A name that is neither a file, a folder nor a model on the hub.
+    #[error("`{spec}` names no model: {reason}")]
+    InvalidModelSpec {
+        /// As the operator gave it.
+        spec: String,
+        /// What is wrong with it and what would be right.
+        reason: String,
+    },
+    /// The hub wants a token, or another one.
+    #[error(
+        "{endpoint} answered {status} for {what}: if the model is gated, accept its licence on its \
+         page, and pass a token that may read it (HF_TOKEN or HUGGINGFACE_TOKEN)"
+    )]
+    HubUnauthorized {
+        /// Model and file.
+        what: String,
+        /// The hub's address.
+        endpoint: String,
+        /// 401 or 403.
+        status: u16,
+    },
+    /// The hub has no such model, revision or file.
+    #[error("{endpoint} has no {what}")]
+    NotOnHub {
+        /// Model, revision and file.
+        what: String,
+        /// The hub's address.
+        endpoint: String,
+    },
+    /// What was fetched is not what the hub promised. The bad file is gone; fetching again is safe.
+    #[error("{what} has the checksum {found}, expected {expected}; fetch it again")]
+    Checksum {
+        /// Model and file.
+        what: String,
+        /// As the hub gives it, in hex.
+        expected: String,
+        /// Of the bytes that came, in hex.
+        found: String,
+    },
+    /// The cache folder cannot be written: no permission, or the disk is full.
+    #[error("cannot write to {}: {source}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The hub could not be reached, or the transfer broke off. What has come is kept, and the
+    /// next attempt goes on from there.
     #[error("cannot fetch {what} from {endpoint}: {reason}")]
     Fetch {
         /// Model and file.

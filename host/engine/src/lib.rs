@@ -1,10 +1,12 @@
 //! The Gapura inference engine: tokens in, tokens out. It knows neither HTTP nor WebAssembly.
 
 mod error;
+mod model_config;
 mod request;
 mod runner;
 
 pub use error::{EngineError, LoadError, StartError};
+pub use model_config::{Architecture, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 pub use request::{
     FinishReason, GenerateRequest, SampledToken, SamplingParams, StopParams, TokenEvent, TokenId,
     TokenLogprobs, Usage,
