@@ -1,1 +1,30 @@
-//! kernels
+//! CPU kernels of the Gapura engine: plain slices in, plain slices out.
+//!
+//! - Weights stay in their file's memory: [`Matrix`] borrows them, [`matmul`] multiplies.
+//! - Keys and values live in pages: [`KvLayer`] holds them, [`attention`] reads them.
+//! - Every result is the same whatever shares its batch: see [`matmul`] and [`attention`].
+//!
+//! This crate is the only home of `unsafe` code.
+
+mod activation_fn;
+mod activations;
+mod attention;
+mod dequantize;
+mod error;
+mod kv;
+mod matmul;
+mod matrix;
+mod norm;
+mod rope;
+mod weight_type;
+
+pub use activation_fn::{add_assign, gelu_tanh_mul, scale, silu_mul, soft_cap};
+pub use activations::Activations;
+pub use attention::{AttentionParams, attention};
+pub use error::KernelError;
+pub use kv::{BLOCK_TOKENS, KvLayer};
+pub use matmul::matmul;
+pub use matrix::Matrix;
+pub use norm::rms_norm;
+pub use rope::{RopeStyle, rope};
+pub use weight_type::WeightType;
