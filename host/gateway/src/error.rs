@@ -232,6 +232,7 @@ impl From<EngineError> for ApiError {
                 context_length,
             } => Self::context_overflow(context_length, num_tokens, 1),
             EngineError::UnknownToken { .. } => Self::bad_request(error.to_string()),
+            EngineError::InvalidParameter { name, .. } => Self::invalid(name, error.to_string()),
             EngineError::Overloaded { .. } => {
                 Self::too_many_requests(error.to_string(), Duration::from_secs(1))
                     .with_code("overloaded")

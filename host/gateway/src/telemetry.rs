@@ -1,0 +1,11 @@
+//! What the operator sees: metrics (names in [`names`]), log lines, and the one guard per
+//! request that writes both. Never prompts, answers or secrets.
+
+mod logging;
+mod metrics;
+pub mod names;
+mod record;
+
+pub use logging::{LogError, start_logging};
+pub use metrics::{EngineGauges, Metrics};
+pub use record::RequestRecord;

@@ -1,0 +1,116 @@
+//! Scrapes a registry in which everything has happened once, and reads it back.
+
+use std::{collections::HashMap, sync::Arc};
+
+use gapura_engine::Usage;
+
+use super::*;
+use crate::telemetry::RequestRecord;
+
+/// The samples of an exposition by name and labels.
+fn parse(text: &str) -> HashMap<&str, f64> {
+    text.lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').expect("a sample has a value");
+            (series, value.parse().expect("a value is a number"))
+        })
+        .collect()
+}
+
+fn busy() -> Arc<Metrics> {
+    let metrics = Arc::new(Metrics::new());
+    let mut record = RequestRecord::new(Arc::clone(&metrics), "chat", "req-1");
+    record.routed("support", "guard@1.0.0+ab12cd,chatml@0.1.0+ef0123");
+    record.tokenized(Duration::from_micros(50));
+    record.detokenized(Duration::from_micros(20));
+    record.token();
+    record.answered(
+        Usage {
+            prompt_tokens: 12,
+            completion_tokens: 11,
+            decode_time: Duration::from_secs(1),
+            ..Usage::default()
+        },
+        "stop",
+    );
+    record.ended(200, None);
+    drop(record);
+    metrics.plugin_call(
+        ("guard", "1.0.0", "validate"),
+        Duration::from_micros(9),
+        Some("trap"),
+    );
+    metrics.plugins_serving([["support", "guard", "1.0.0", "sha256:ab"]].into_iter());
+    metrics.swap("guard", "live");
+    metrics.reload("refused");
+    metrics.model_loaded();
+    metrics
+}
+
+#[test]
+fn every_named_series_is_scraped() {
+    let text = busy().scrape(&EngineGauges::default());
+    for name in names::ALL {
+        assert!(
+            text.contains(&format!("# TYPE {} ", name.name)),
+            "{} is missing",
+            name.name
+        );
+    }
+    assert!(text.contains("process_resident_memory_bytes"));
+}
+
+#[test]
+fn a_request_is_counted_once_with_its_tokens_and_times() {
+    let text = busy().scrape(&EngineGauges::default());
+    let samples = parse(&text);
+    let labels = "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"gapura\"";
+    assert_eq!(
+        samples["http_requests_total{endpoint=\"chat\",route=\"support\",status=\"200\"}"],
+        1.0
+    );
+    assert_eq!(samples["inference_duration_seconds_count"], 1.0);
+    assert_eq!(samples["tokens_per_second_sum"], 10.0);
+    let usage = format!("gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type=\"input\"}}");
+    assert_eq!(samples[usage.as_str()], 12.0);
+    let first = format!("gen_ai_server_time_to_first_token_seconds_count{{{labels}}}");
+    assert_eq!(samples[first.as_str()], 1.0);
+    assert_eq!(
+        samples["gapura_plugin_failures_total{kind=\"trap\",plugin=\"guard\",stage=\"validate\",version=\"1.0.0\"}"],
+        1.0
+    );
+}
+
+#[test]
+fn an_abandoned_request_counts_as_such_and_not_as_a_success() {
+    let metrics = Arc::new(Metrics::new());
+    drop(RequestRecord::new(Arc::clone(&metrics), "chat", "req-2"));
+    let text = metrics.scrape(&EngineGauges::default());
+    let samples = parse(&text);
+    assert_eq!(
+        samples["http_requests_total{endpoint=\"chat\",route=\"\",status=\"499\"}"],
+        1.0
+    );
+    assert_eq!(samples["inference_duration_seconds_count"], 0.0);
+}
+
+#[test]
+fn the_engine_is_shown_as_it_is_at_the_scrape() {
+    let metrics = Metrics::new();
+    let gauges = EngineGauges {
+        running: 3,
+        waiting: 2,
+        kv_blocks_used: [25, 10],
+        kv_blocks_total: [100, 20],
+        preemptions: 4,
+    };
+    metrics.scrape(&gauges);
+    let text = metrics.scrape(&gauges);
+    let samples = parse(&text);
+    assert_eq!(samples["gapura_requests_running"], 3.0);
+    assert_eq!(samples["gapura_requests_waiting"], 2.0);
+    assert_eq!(samples["gapura_kv_blocks_used{group=\"full\"}"], 25.0);
+    assert_eq!(samples["gapura_kv_cache_usage_ratio"], 0.5);
+    assert_eq!(samples["gapura_preemptions_total"], 4.0);
+}

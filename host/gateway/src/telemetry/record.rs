@@ -1,0 +1,207 @@
+//! One guard per request. It collects what is known of the request while it runs and writes
+//! metrics and the log line once, when it is dropped, however the request ended.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use gapura_engine::Usage;
+
+use super::metrics::{Metrics, PROVIDER};
+
+/// What is known of a request. Dropping it writes its metrics and its log line.
+#[derive(Debug)]
+pub struct RequestRecord {
+    metrics: Arc<Metrics>,
+    started: Instant,
+    endpoint: &'static str,
+    request_id: String,
+    route: String,
+    chain: String,
+    tenant: Option<String>,
+    stream: bool,
+    status: u16,
+    error: Option<String>,
+    finish: Option<&'static str>,
+    first_token: Option<Duration>,
+    tokenization: Duration,
+    detokenization: Duration,
+    usages: Vec<Usage>,
+}
+
+impl RequestRecord {
+    /// A request that has just arrived. `endpoint` is OpenTelemetry's operation name: `chat`,
+    /// `text_completion`, `tokenize`. Until something else is said it was abandoned by its
+    /// client (status 499).
+    pub fn new(metrics: Arc<Metrics>, endpoint: &'static str, request_id: &str) -> Self {
+        Self {
+            metrics,
+            started: Instant::now(),
+            endpoint,
+            request_id: request_id.to_owned(),
+            route: String::new(),
+            chain: String::new(),
+            tenant: None,
+            stream: false,
+            status: 499,
+            error: None,
+            finish: None,
+            first_token: None,
+            tokenization: Duration::ZERO,
+            detokenization: Duration::ZERO,
+            usages: Vec::new(),
+        }
+    }
+
+    /// The route and the chain version that the request is pinned to.
+    pub fn routed(&mut self, route: &str, chain: &str) {
+        route.clone_into(&mut self.route);
+        chain.clone_into(&mut self.chain);
+    }
+
+    /// Who asks, and whether for a stream.
+    pub fn asked_by(&mut self, tenant: Option<&str>, stream: bool) {
+        self.tenant = tenant.map(str::to_owned);
+        self.stream = stream;
+    }
+
+    /// Adds to the time that tokenizing the prompt took.
+    pub fn tokenized(&mut self, took: Duration) {
+        self.tokenization += took;
+    }
+
+    /// Adds to the time that turning tokens into text took.
+    pub fn detokenized(&mut self, took: Duration) {
+        self.detokenization += took;
+    }
+
+    /// A token was generated; only the first counts.
+    pub fn token(&mut self) {
+        if self.first_token.is_none() {
+            self.first_token = Some(self.started.elapsed());
+        }
+    }
+
+    /// One answer is complete. Called once for each of the request's `n` answers.
+    pub fn answered(&mut self, usage: Usage, finish: &'static str) {
+        self.usages.push(usage);
+        self.finish = Some(finish);
+    }
+
+    /// The request ended with `status`; `error` is a code or a cause for the log, where there
+    /// was one.
+    pub fn ended(&mut self, status: u16, error: Option<&str>) {
+        self.status = status;
+        self.error = error.map(str::to_owned);
+    }
+
+    /// Seconds since the request arrived.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn write_metrics(&self, duration: Duration) {
+        let metrics = &self.metrics;
+        let labels = [self.endpoint, PROVIDER];
+        let status = self.status.to_string();
+        let is_success = self.status < 400 && self.error.is_none();
+        metrics.http_request(self.endpoint, &self.route, self.status);
+        let error_type = if is_success {
+            ""
+        } else {
+            self.error.as_deref().unwrap_or(&status)
+        };
+        metrics
+            .request_duration
+            .with_label_values(&[labels[0], labels[1], error_type])
+            .observe(duration.as_secs_f64());
+        for usage in &self.usages {
+            metrics.queue.observe(usage.queue_time.as_secs_f64());
+            metrics.prefill.observe(usage.prefill_time.as_secs_f64());
+            metrics.decode.observe(usage.decode_time.as_secs_f64());
+            for (kind, count) in [
+                ("input", usage.prompt_tokens),
+                ("output", usage.completion_tokens),
+            ] {
+                metrics
+                    .token_usage
+                    .with_label_values(&[labels[0], labels[1], kind])
+                    .observe(f64::from(count));
+            }
+            let intervals = usage.completion_tokens.saturating_sub(1);
+            let decode = usage.decode_time.as_secs_f64();
+            if is_success && intervals > 0 && decode > 0.0 {
+                metrics
+                    .tokens_per_second
+                    .observe(f64::from(intervals) / decode);
+                metrics
+                    .time_per_output_token
+                    .with_label_values(&labels)
+                    .observe(decode / f64::from(intervals));
+            }
+        }
+        if self.tokenization > Duration::ZERO {
+            metrics
+                .tokenization
+                .observe(self.tokenization.as_secs_f64());
+        }
+        if self.detokenization > Duration::ZERO {
+            metrics
+                .detokenization
+                .observe(self.detokenization.as_secs_f64());
+        }
+        if is_success && !self.usages.is_empty() {
+            metrics.inference_duration.observe(duration.as_secs_f64());
+            if let Some(first) = self.first_token {
+                metrics
+                    .time_to_first_token
+                    .with_label_values(&labels)
+                    .observe(first.as_secs_f64());
+            }
+        }
+    }
+
+    fn write_log(&self, duration: Duration) {
+        let (prompt_tokens, completion_tokens) = self.usages.iter().fold((0, 0), |sum, usage| {
+            (
+                usage.prompt_tokens.max(sum.0),
+                sum.1 + usage.completion_tokens,
+            )
+        });
+        let queue = self
+            .usages
+            .first()
+            .map_or(Duration::ZERO, |usage| usage.queue_time);
+        tracing::info!(
+            request_id = self.request_id,
+            endpoint = self.endpoint,
+            route = self.route,
+            chain = self.chain,
+            tenant = self.tenant.as_deref().unwrap_or_default(),
+            stream = self.stream,
+            status = self.status,
+            error = self.error.as_deref().unwrap_or_default(),
+            finish = self.finish.unwrap_or_default(),
+            prompt_tokens,
+            completion_tokens,
+            queue_ms = millis(queue),
+            first_token_ms = millis(self.first_token.unwrap_or_default()),
+            duration_ms = millis(duration),
+            "request"
+        );
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        self.write_metrics(duration);
+        self.write_log(duration);
+    }
+}
+
+/// With three digits after the point.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
