@@ -4,5 +4,6 @@ pub mod auth;
 pub mod builtin;
 pub mod config;
 pub mod error;
+pub mod openai;
 pub mod telemetry;
 pub mod version;

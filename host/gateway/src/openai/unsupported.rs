@@ -1,0 +1,170 @@
+//! Fields that would change the answer and that this version cannot honour. A value that
+//! asks for nothing passes; any other is a 400 that names the field. A field that is neither
+//! here nor known goes to the plugins as `extra`.
+
+use serde_json::Value;
+
+use crate::error::ApiError;
+use crate::openai::body::Fields;
+
+/// A field, and the JSON texts of its values that ask for nothing.
+type Rule = (&'static str, &'static [&'static str]);
+
+/// Of chats alone.
+const CHAT: &[Rule] = &[
+    ("tools", &["[]"]),
+    ("functions", &["[]"]),
+    ("function_call", &["\"none\"", "\"auto\""]),
+    ("modalities", &["[\"text\"]", "[]"]),
+    ("audio", &[]),
+    ("reasoning_effort", &["\"none\""]),
+    ("verbosity", &["\"medium\""]),
+    ("web_search_options", &[]),
+    ("echo", &["false"]),
+    ("add_generation_prompt", &["true"]),
+    ("continue_final_message", &["false"]),
+    ("chat_template", &[]),
+    ("chat_template_kwargs", &["{}"]),
+    ("documents", &["[]"]),
+];
+
+/// Of completions alone.
+const COMPLETION: &[Rule] = &[("suffix", &["\"\""])];
+
+/// Of both.
+const BOTH: &[Rule] = &[
+    ("best_of", &["1"]),
+    ("store", &["false"]),
+    ("service_tier", &["\"auto\"", "\"default\""]),
+    ("use_beam_search", &["false"]),
+    ("length_penalty", &["1", "1.0"]),
+    ("include_stop_str_in_output", &["false"]),
+    ("skip_special_tokens", &["true"]),
+    ("spaces_between_special_tokens", &["true"]),
+    ("prompt_logprobs", &["0"]),
+    ("truncate_prompt_tokens", &[]),
+    ("bad_words", &["[]"]),
+    ("allowed_token_ids", &["[]"]),
+    ("typical_p", &["1", "1.0"]),
+    ("mirostat", &["0"]),
+    ("dry_multiplier", &["0", "0.0"]),
+    ("grammar", &["\"\""]),
+    ("json_schema", &[]),
+    ("guided_json", &[]),
+    ("guided_regex", &[]),
+    ("guided_choice", &[]),
+    ("guided_grammar", &[]),
+    ("structured_outputs", &["{}"]),
+];
+
+/// Takes the unsupported fields of a chat out.
+///
+/// # Errors
+/// 400 for the first that asks for something.
+pub(super) fn refuse_in_chat(fields: &mut Fields) -> Result<(), ApiError> {
+    response_format(fields)?;
+    let tool_choice = fields.take_value("tool_choice");
+    if tool_choice.as_ref().is_some_and(|choice| choice == "none") {
+        // Tools that must not be called ask for nothing.
+        fields.take_value("tools");
+    }
+    check("tool_choice", tool_choice, &["\"none\"", "\"auto\""])?;
+    refuse(fields, CHAT)?;
+    refuse(fields, BOTH)?;
+    // Without tools it has nothing to say.
+    fields.take::<bool>("parallel_tool_calls").map(drop)
+}
+
+/// Takes the unsupported fields of a completion out.
+///
+/// # Errors
+/// 400 for the first that asks for something.
+pub(super) fn refuse_in_completion(fields: &mut Fields) -> Result<(), ApiError> {
+    response_format(fields)?;
+    refuse(fields, COMPLETION)?;
+    refuse(fields, BOTH)
+}
+
+fn response_format(fields: &mut Fields) -> Result<(), ApiError> {
+    let Some(format) = fields.take_value("response_format") else {
+        return Ok(());
+    };
+    match format.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(()),
+        Some(other) => Err(ApiError::unsupported(
+            "response_format.type",
+            format!("response_format.type `{other}` is not supported, only `text` is"),
+        )),
+        None => Err(ApiError::invalid(
+            "response_format",
+            "response_format must be an object with a `type`, such as {\"type\":\"text\"}",
+        )),
+    }
+}
+
+fn refuse(fields: &mut Fields, rules: &[Rule]) -> Result<(), ApiError> {
+    rules
+        .iter()
+        .try_for_each(|(name, harmless)| check(name, fields.take_value(name), harmless))
+}
+
+fn check(name: &str, value: Option<Value>, harmless: &[&str]) -> Result<(), ApiError> {
+    let Some(value) = value else { return Ok(()) };
+    let text = value.to_string();
+    if harmless.contains(&text.as_str()) {
+        return Ok(());
+    }
+    let advice = match harmless {
+        [] => "leave it out".to_owned(),
+        [first, ..] => format!("leave it out or send {first}"),
+    };
+    Err(ApiError::unsupported(
+        name,
+        format!("{name} is not supported by this server; {advice}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(json: &str) -> Result<(), ApiError> {
+        refuse_in_chat(&mut Fields::parse(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn values_that_ask_for_nothing_pass() {
+        for body in [
+            r#"{"tools":[],"tool_choice":"auto","parallel_tool_calls":true}"#,
+            r#"{"tools":[{"type":"function"}],"tool_choice":"none"}"#,
+            r#"{"functions":[],"function_call":"none","modalities":["text"],"store":false}"#,
+            r#"{"response_format":{"type":"text"},"best_of":1,"audio":null,"suffix":"kept"}"#,
+        ] {
+            chat(body).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_would_change_the_answer_is_refused_by_name() {
+        for (body, param) in [
+            (r#"{"tools":[{"type":"function"}]}"#, "tools"),
+            (r#"{"tool_choice":"required"}"#, "tool_choice"),
+            (r#"{"modalities":["text","audio"]}"#, "modalities"),
+            (
+                r#"{"response_format":{"type":"json_object"}}"#,
+                "response_format.type",
+            ),
+            (
+                r#"{"response_format":{"type":"json_schema"}}"#,
+                "response_format.type",
+            ),
+            (r#"{"response_format":"json"}"#, "response_format"),
+            (r#"{"store":true}"#, "store"),
+            (r#"{"best_of":2}"#, "best_of"),
+            (r#"{"guided_json":{}}"#, "guided_json"),
+        ] {
+            let error = chat(body).unwrap_err();
+            assert_eq!(error.body()["error"]["param"], param, "{}", error.message());
+        }
+    }
+}
