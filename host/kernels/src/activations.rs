@@ -4,12 +4,13 @@
 use std::sync::OnceLock;
 
 use crate::error::{KernelError, check_length, checked_product};
+use crate::simd::{Isa, LANES, Op, ROUND, Simd};
 
 /// Values per scale.
 pub(crate) const BLOCK: usize = 32;
 
 /// 32 activations in 8 bits: `value ≈ scale * code`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 #[repr(C, align(16))]
 pub(crate) struct QuantBlock {
     /// Largest magnitude / 127; 0 if all values are 0.
@@ -69,34 +70,69 @@ impl<'a> Activations<'a> {
     }
 
     /// `[n, cols / 32]`. Only for `cols` in multiples of 32.
-    pub(crate) fn quantized(&self) -> &[QuantBlock] {
-        debug_assert!(self.cols.is_multiple_of(BLOCK));
+    pub(crate) fn quantized_on(&self, isa: Isa) -> &[QuantBlock] {
         self.quantized.get_or_init(|| {
-            let (blocks, _) = self.values.as_chunks::<BLOCK>();
-            blocks.iter().map(quantize).collect()
+            let (values, rest) = self.values.as_chunks::<BLOCK>();
+            assert!(rest.is_empty(), "a row has whole blocks");
+            let mut blocks = vec![QuantBlock::default(); values.len()];
+            isa.run(Quantize {
+                values,
+                blocks: &mut blocks,
+            });
+            blocks
         })
     }
 }
 
+impl QuantBlock {
+    /// Codes `4d .. 4d + 4`, the first in the low byte.
+    #[inline(always)]
+    pub(crate) fn word(&self, d: usize) -> i32 {
+        let bytes = self.codes.as_chunks::<4>().0[d].map(i8::cast_unsigned);
+        i32::from_le_bytes(bytes)
+    }
+}
+
 /// To the nearest code, ties to even, the largest magnitude becoming ±127.
-///
-/// Values that are not finite make the block's scale so too, and with it every product.
-fn quantize(values: &[f32; BLOCK]) -> QuantBlock {
-    let largest = values
-        .iter()
-        .fold(0.0f32, |largest, value| largest.max(value.abs()));
-    let scale = largest / 127.0;
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    let mut codes = [0i8; BLOCK];
-    for (code, value) in codes.iter_mut().zip(values) {
-        *code = (value * inverse).round_ties_even() as i8;
+struct Quantize<'a> {
+    values: &'a [[f32; BLOCK]],
+    blocks: &'a mut [QuantBlock],
+}
+
+impl Op for Quantize<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (values, block) in self.values.iter().zip(self.blocks) {
+            quantize(s, values, block);
+        }
     }
-    let sum = |codes: &[i8]| codes.iter().map(|&code| i32::from(code)).sum::<i32>();
-    let sums = [sum(&codes[..BLOCK / 2]), sum(&codes[BLOCK / 2..])];
-    QuantBlock {
-        scale,
-        scaled_sum: scale * (sums[0] + sums[1]) as f32,
-        sums,
-        codes,
+}
+
+/// Values that are not finite make the scale NaN, and with it every product.
+#[inline(always)]
+fn quantize<S: Simd>(s: S, values: &[f32; BLOCK], block: &mut QuantBlock) {
+    let (halves, _) = values.as_chunks::<LANES>();
+    let halves = [s.load(&halves[0]), s.load(&halves[1])];
+    let zero = s.splat(0.0);
+    let mut largest = zero;
+    let mut not_finite = zero;
+    for half in halves {
+        largest = s.max(s.max(half, s.sub(zero, half)), largest);
+        not_finite = s.fma(half, zero, not_finite);
     }
+    let largest = s.largest(largest);
+    // Magnitudes so small that their inverse overflows are as good as zero.
+    let (scale, inverse) = if largest > 1e-30 {
+        (largest / 127.0, 127.0 / largest)
+    } else {
+        (0.0, 0.0)
+    };
+    for (i, half) in halves.into_iter().enumerate() {
+        let shifted = s.fma(half, s.splat(inverse), s.splat(ROUND));
+        block.codes[i * LANES..][..LANES].copy_from_slice(&s.low_bytes(shifted));
+        // Whole numbers far below 2^24: exact, and garbage only where the scale is NaN.
+        block.sums[i] = s.sum(s.sub(shifted, s.splat(ROUND))) as i32;
+    }
+    block.scale = scale + s.sum(not_finite);
+    block.scaled_sum = block.scale * (block.sums[0] + block.sums[1]) as f32;
 }

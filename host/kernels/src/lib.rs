@@ -6,6 +6,11 @@
 //!
 //! This crate is the only home of `unsafe` code.
 
+#![expect(
+    unsafe_code,
+    reason = "vector intrinsics, and results that threads fill together"
+)]
+
 mod activation_fn;
 mod activations;
 mod attention;
@@ -15,7 +20,11 @@ mod kv;
 mod matmul;
 mod matrix;
 mod norm;
+mod parallel;
 mod rope;
+mod simd;
+#[cfg(test)]
+mod test_support;
 mod weight_type;
 
 pub use activation_fn::{add_assign, gelu_tanh_mul, scale, silu_mul, soft_cap};

@@ -1,0 +1,272 @@
+//! Products with quantized weights.
+//!
+//! Formula, for a row of weights and a token, over blocks of 32 columns in order:
+//! `sum = fma(dot(codes, x.codes) - bias * sum(x.codes), scale * x.scale, sum)`, then for
+//! formats with a minimum `sum = fma(min, x.scale * sum(x.codes), sum)`. The dot product is of
+//! integers, so exact; the rest is f32 in this one order, for one token and for a thousand.
+//!
+//! Rows lie side by side in a vector, a token's codes are broadcast: no sum runs across lanes.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::activations::QuantBlock;
+use crate::matrix::Matrix;
+use crate::simd::{Op, RowGroup, Simd};
+
+use super::output::Output;
+use super::unpack::{Format, Kind, Panel, Sink};
+
+/// Panels that are unpacked before they are multiplied with all tokens: 256 columns of two
+/// groups of rows are 11 KiB, a third of a first-level cache.
+const CHUNK: usize = 8;
+
+/// Some groups of [`Simd::ROWS`] rows of `w` times all tokens.
+pub(super) struct Quantized<'a, F> {
+    /// `[n, cols / 32]`.
+    x: &'a [QuantBlock],
+    w: Matrix<'a>,
+    out: Output<'a>,
+    groups: Range<usize>,
+    format: PhantomData<F>,
+}
+
+impl<'a, F: Format> Quantized<'a, F> {
+    /// # Safety
+    /// `w` holds format `F`, and no other thread writes the rows of `groups`.
+    pub(super) unsafe fn new(
+        x: &'a [QuantBlock],
+        w: Matrix<'a>,
+        out: Output<'a>,
+        groups: Range<usize>,
+    ) -> Self {
+        Self {
+            x,
+            w,
+            out,
+            groups,
+            format: PhantomData,
+        }
+    }
+}
+
+impl<F: Format> Op for Quantized<'_, F> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if self.x.len() == self.blocks_per_row() {
+            self.one_token(s);
+        } else if S::ROWS == 16 {
+            // 2 groups and 6 tokens are 12 integer and 12 float sums in 32 registers.
+            self.many_tokens::<S, 2>(s);
+        } else {
+            self.many_tokens::<S, 1>(s);
+        }
+    }
+}
+
+impl<F: Format> Quantized<'_, F> {
+    #[inline(always)]
+    fn blocks_per_row(&self) -> usize {
+        self.w.cols() / 32
+    }
+
+    /// The bytes of a group of rows. Those of the last one are padded with zeros.
+    #[inline(always)]
+    fn group_bytes<'b, S: Simd>(&'b self, group: usize, padded: &'b mut Vec<u8>) -> &'b [u8] {
+        let length = S::ROWS * self.w.row_bytes();
+        let rest = &self.w.data()[group * length..];
+        if rest.len() >= length {
+            return &rest[..length];
+        }
+        padded.clear();
+        padded.extend_from_slice(rest);
+        padded.resize(length, 0);
+        padded
+    }
+
+    #[inline(always)]
+    fn write<S: Simd>(&self, s: S, group: usize, token: usize, sums: S::Floats) {
+        let first = group * S::ROWS;
+        let rows = S::ROWS.min(self.w.rows() - first);
+        let sums = s.floats_to_array(sums);
+        // SAFETY: `group` is one of `groups`, whose rows are this operation's alone.
+        unsafe { self.out.write(token, first, &sums[..rows]) };
+    }
+
+    /// Unpacks in registers and multiplies at once.
+    #[inline(always)]
+    fn one_token<S: Simd>(&self, s: S) {
+        let stride = self.w.row_bytes();
+        let mut padded = Vec::new();
+        for group in self.groups.clone() {
+            let rows = RowGroup::<S>::new(self.group_bytes::<S>(group, &mut padded), stride);
+            let mut sums = OneToken::<S, F> {
+                x: self.x.iter(),
+                sums: s.floats(0.0),
+                format: PhantomData,
+            };
+            for block in 0..stride / F::BLOCK_BYTES {
+                F::unpack(s, rows, block * F::BLOCK_BYTES, &mut sums);
+            }
+            let sums = sums.sums;
+            self.write(s, group, 0, sums);
+        }
+    }
+
+    /// Unpacks `G` groups of rows once for all tokens.
+    #[inline(always)]
+    fn many_tokens<S: Simd, const G: usize>(&self, s: S) {
+        let stride = self.w.row_bytes();
+        let blocks_per_row = self.blocks_per_row();
+        let tokens = self.x.len() / blocks_per_row;
+        let mut panels: [Vec<Panel<S>>; G] = std::array::from_fn(|_| Vec::with_capacity(CHUNK));
+        let mut padded: [Vec<u8>; G] = std::array::from_fn(|_| Vec::new());
+        let mut sums = vec![[s.floats(0.0); G]; tokens];
+        for first in self.groups.clone().step_by(G) {
+            let groups = G.min(self.groups.end - first);
+            sums.fill([s.floats(0.0); G]);
+            for chunk in (0..blocks_per_row).step_by(CHUNK) {
+                let chunk = chunk..blocks_per_row.min(chunk + CHUNK);
+                for g in 0..G {
+                    // An odd group at the end is paired with itself.
+                    let group = first + g.min(groups - 1);
+                    let bytes = self.group_bytes::<S>(group, &mut padded[g]);
+                    let rows = RowGroup::<S>::new(bytes, stride);
+                    panels[g].clear();
+                    for block in chunk.start / F::PANELS..chunk.end / F::PANELS {
+                        F::unpack(s, rows, block * F::BLOCK_BYTES, &mut panels[g]);
+                    }
+                }
+                self.multiply_chunk::<S, G>(s, &panels, chunk, &mut sums);
+            }
+            for (token, sums) in sums.iter().enumerate() {
+                for g in 0..groups {
+                    self.write(s, first + g, token, sums[g]);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of some columns to the sums of all tokens.
+    #[inline(always)]
+    fn multiply_chunk<S: Simd, const G: usize>(
+        &self,
+        s: S,
+        panels: &[Vec<Panel<S>>; G],
+        chunk: Range<usize>,
+        sums: &mut [[S::Floats; G]],
+    ) {
+        let mut token = 0;
+        while sums.len() - token >= 6 {
+            self.multiply_tile::<S, G, 6>(s, panels, chunk.clone(), token, sums);
+            token += 6;
+        }
+        while sums.len() - token >= 2 {
+            self.multiply_tile::<S, G, 2>(s, panels, chunk.clone(), token, sums);
+            token += 2;
+        }
+        if token < sums.len() {
+            self.multiply_tile::<S, G, 1>(s, panels, chunk, token, sums);
+        }
+    }
+
+    /// As [`multiply_chunk`](Self::multiply_chunk) for the `T` tokens from `first` on.
+    #[inline(always)]
+    fn multiply_tile<S: Simd, const G: usize, const T: usize>(
+        &self,
+        s: S,
+        panels: &[Vec<Panel<S>>; G],
+        chunk: Range<usize>,
+        first: usize,
+        sums: &mut [[S::Floats; G]],
+    ) {
+        let mut x: [&[QuantBlock]; T] = [&[]; T];
+        for (t, x) in x.iter_mut().enumerate() {
+            let row = (first + t) * self.blocks_per_row();
+            *x = &self.x[row + chunk.start..row + chunk.end];
+        }
+        let mut tile = [[s.floats(0.0); G]; T];
+        tile.copy_from_slice(&sums[first..first + T]);
+        for b in 0..chunk.len() {
+            let mut blocks = [&panels[0][b]; G];
+            for (g, block) in blocks.iter_mut().enumerate() {
+                *block = &panels[g][b];
+            }
+            let mut tokens = [&x[0][b]; T];
+            for (t, token) in tokens.iter_mut().enumerate() {
+                *token = &x[t][b];
+            }
+            multiply_add::<S, F, G, T>(s, blocks, tokens, &mut tile);
+        }
+        sums[first..first + T].copy_from_slice(&tile);
+    }
+}
+
+/// `sums[t][g] += panels[g] * x[t]`: the one place that defines the order of operations.
+#[inline(always)]
+fn multiply_add<S: Simd, F: Format, const G: usize, const T: usize>(
+    s: S,
+    panels: [&Panel<S>; G],
+    x: [&QuantBlock; T],
+    sums: &mut [[S::Floats; G]; T],
+) {
+    let scales = <F::Kind as Kind>::SCALES;
+    for part in 0..scales {
+        let mut dots = [[s.ints(0); G]; T];
+        for t in 0..T {
+            let sum = if scales == 1 {
+                x[t].sums[0] + x[t].sums[1]
+            } else {
+                x[t].sums[part]
+            };
+            if F::bias::<S>() != 0 {
+                dots[t] = [s.ints(-F::bias::<S>() * sum); G];
+            }
+        }
+        let words = 8 / scales;
+        for d in part * words..(part + 1) * words {
+            for t in 0..T {
+                let word = x[t].word(d);
+                for g in 0..G {
+                    dots[t][g] = if <F::Kind as Kind>::FROM_I8 {
+                        s.dot_i8(dots[t][g], panels[g].codes[d], word)
+                    } else {
+                        s.dot_u8(dots[t][g], panels[g].codes[d], word)
+                    };
+                }
+            }
+        }
+        for t in 0..T {
+            let scale = s.floats(x[t].scale);
+            for g in 0..G {
+                let scale = s.mul_floats(panels[g].scales[part], scale);
+                sums[t][g] = s.fma_floats(s.to_floats(dots[t][g]), scale, sums[t][g]);
+            }
+        }
+    }
+    if <F::Kind as Kind>::HAS_MIN {
+        for t in 0..T {
+            let sum = s.floats(x[t].scaled_sum);
+            for g in 0..G {
+                sums[t][g] = s.fma_floats(panels[g].min, sum, sums[t][g]);
+            }
+        }
+    }
+}
+
+/// Multiplies panels with one token as they come.
+struct OneToken<'x, S: Simd, F> {
+    x: std::slice::Iter<'x, QuantBlock>,
+    sums: S::Floats,
+    format: PhantomData<F>,
+}
+
+impl<S: Simd, F: Format> Sink<S> for OneToken<'_, S, F> {
+    #[inline(always)]
+    fn take(&mut self, s: S, panel: Panel<S>) {
+        let x = self.x.next().expect("a token has as many blocks as a row");
+        let mut sums = [[self.sums]];
+        multiply_add::<S, F, 1, 1>(s, [&panel], [x], &mut sums);
+        self.sums = sums[0][0];
+    }
+}
