@@ -1,6 +1,40 @@
 //! Loads, limits, runs and swaps plugins: components of the world in `wit/`. It knows neither
 //! HTTP nor tensors.
+//!
+//! Three lifetimes, three types: [`PluginRuntime`] per process, [`Plugin`] per artefact (shared by
+//! every route that binds it), [`Run`] and [`Responder`] per request. A [`Chain`] is the immutable
+//! list of bindings of a route; a request takes it once and keeps it, so that swapping a plugin is
+//! swapping one pointer.
 
+#![warn(missing_docs)]
+
+mod bindings;
+mod budget;
+mod cache;
+mod chain;
+mod error;
+mod guest;
+mod held;
+mod inspect;
+mod limits;
+mod loader;
+mod plugin;
+mod responder;
+mod run;
+mod runtime;
+mod services;
+mod state;
+mod ticker;
 mod types;
+mod watcher;
 
+pub use chain::{Binding, Chain};
+pub use error::{ChainError, ChainFailure, FailureKind, LoadError, RuntimeError};
+pub use limits::{FailurePolicy, Grants, Limits};
+pub use plugin::{Import, Plugin, PluginId, Stage};
+pub use responder::Responder;
+pub use run::{Rendered, Run, Validated};
+pub use runtime::{PluginRuntime, RuntimeConfig};
+pub use services::{CallObserver, GuestCall, Outcome, Services, TokenCounter};
 pub use types::*;
+pub use watcher::{PluginWatcher, WatchError};

@@ -1,0 +1,220 @@
+//! The plugins bound to a route: checked once, then never changed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::error::ChainError;
+use crate::limits::{FailurePolicy, Grants, Limits};
+use crate::plugin::{Plugin, Stage};
+use crate::run::Run;
+use crate::services::Services;
+use crate::state::Profile;
+
+/// One plugin as a route uses it.
+#[derive(Debug, Clone)]
+pub struct Binding {
+    /// The plugin.
+    pub plugin: Plugin,
+    /// Its settings: a JSON object, `null` for none.
+    pub settings: Value,
+    /// The imports that it may use.
+    pub grants: Grants,
+    /// What it may consume.
+    pub limits: Limits,
+    /// What happens when it fails. A plugin that renders always fails closed, since there is
+    /// nothing to go on with.
+    pub on_failure: FailurePolicy,
+    /// Lets `on_failure = open` stand for a plugin that validates or renders.
+    pub allow_open_validator: bool,
+}
+
+impl Binding {
+    /// `plugin` without settings, with the default grants and limits, failing closed.
+    pub fn new(plugin: Plugin) -> Self {
+        Self {
+            plugin,
+            settings: Value::Null,
+            grants: Grants::default(),
+            limits: Limits::default(),
+            on_failure: FailurePolicy::Closed,
+            allow_open_validator: false,
+        }
+    }
+}
+
+/// A binding and what every call of it needs.
+pub(crate) struct Bound {
+    pub(crate) binding: Binding,
+    pub(crate) profile: Arc<Profile>,
+}
+
+/// The plugins of one route, in order. Immutable: a changed route gets a new chain, and requests
+/// in flight finish on the one they began with.
+pub struct Chain {
+    route: Arc<str>,
+    bound: Vec<Arc<Bound>>,
+    bindings: Vec<Binding>,
+    renderer: usize,
+    label: String,
+}
+
+impl Chain {
+    /// Checks that `bindings` can serve `route` together.
+    ///
+    /// # Errors
+    /// [`ChainError`]: no or several renderers, an import that is not granted, a failure policy
+    /// that would skip a validator, settings or limits that cannot be.
+    pub fn new(route: &str, bindings: Vec<Binding>) -> Result<Self, ChainError> {
+        for binding in &bindings {
+            check_binding(route, binding)?;
+        }
+        let renderer = only_renderer(route, &bindings)?;
+        let label = bindings
+            .iter()
+            .map(|binding| binding.plugin.label())
+            .collect::<Vec<_>>()
+            .join(",");
+        let route: Arc<str> = route.into();
+        let bound = bindings
+            .iter()
+            .map(|binding| {
+                let settings = match &binding.settings {
+                    Value::Null => "{}".into(),
+                    settings => settings.to_string().into(),
+                };
+                let profile = Arc::new(Profile {
+                    id: binding.plugin.id().clone(),
+                    route: Arc::clone(&route),
+                    settings,
+                    limits: binding.limits.clone(),
+                });
+                Arc::new(Bound {
+                    binding: binding.clone(),
+                    profile,
+                })
+            })
+            .collect();
+        Ok(Self {
+            route,
+            bound,
+            bindings,
+            renderer,
+            label,
+        })
+    }
+
+    /// The route that it was made for.
+    pub fn route(&self) -> &str {
+        &self.route
+    }
+
+    /// The labels of its plugins in order, separated by commas: the value of `x-gapura-chain`.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Its bindings, in order.
+    pub fn bindings(&self) -> &[Binding] {
+        &self.bindings
+    }
+
+    /// Begins one request, which stays on this chain until it ends.
+    pub fn start(self: &Arc<Self>, services: Services) -> Run {
+        Run::new(Arc::clone(self), services)
+    }
+
+    pub(crate) fn stage(&self, stage: Stage) -> impl Iterator<Item = (usize, &Arc<Bound>)> {
+        self.bound
+            .iter()
+            .enumerate()
+            .filter(move |(_, bound)| bound.binding.plugin.has(stage))
+    }
+
+    /// The index and binding of the plugin that renders.
+    pub(crate) fn renderer(&self) -> (usize, &Arc<Bound>) {
+        (self.renderer, &self.bound[self.renderer])
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chain")
+            .field("route", &self.route)
+            .field("label", &self.label)
+            .finish()
+    }
+}
+
+fn only_renderer(route: &str, bindings: &[Binding]) -> Result<usize, ChainError> {
+    let mut renderers = bindings
+        .iter()
+        .enumerate()
+        .filter(|(_, binding)| binding.plugin.has(Stage::Render));
+    let Some((index, first)) = renderers.next() else {
+        return Err(ChainError::NoRenderer {
+            route: route.to_owned(),
+        });
+    };
+    match renderers.next() {
+        None => Ok(index),
+        Some((_, second)) => Err(ChainError::TwoRenderers {
+            route: route.to_owned(),
+            first: first.plugin.label().to_owned(),
+            second: second.plugin.label().to_owned(),
+        }),
+    }
+}
+
+fn check_binding(route: &str, binding: &Binding) -> Result<(), ChainError> {
+    let plugin = &binding.plugin;
+    let (route, label) = (route.to_owned(), plugin.label().to_owned());
+    if let Some(&import) = plugin
+        .imports()
+        .iter()
+        .find(|&&import| !binding.grants.allows(import))
+    {
+        return Err(ChainError::NotGranted {
+            route,
+            plugin: label,
+            import,
+        });
+    }
+    if binding.on_failure == FailurePolicy::Open && !binding.allow_open_validator {
+        let guards = [Stage::Validate, Stage::Render];
+        if let Some(stage) = guards.into_iter().find(|&stage| plugin.has(stage)) {
+            return Err(ChainError::OpenNotAllowed {
+                route,
+                plugin: label,
+                stage,
+            });
+        }
+    }
+    let found = match &binding.settings {
+        Value::Null | Value::Object(_) => None,
+        Value::Bool(_) => Some("a boolean"),
+        Value::Number(_) => Some("a number"),
+        Value::String(_) => Some("a string"),
+        Value::Array(_) => Some("an array"),
+    };
+    if let Some(found) = found {
+        return Err(ChainError::Settings {
+            route,
+            plugin: label,
+            found,
+        });
+    }
+    let max_memory_bytes = plugin.artifact().shared.max_memory_bytes;
+    if let Some((name, value, min, max)) = binding.limits.first_out_of_range(max_memory_bytes) {
+        return Err(ChainError::Limit {
+            route,
+            plugin: label,
+            name,
+            value,
+            min,
+            max,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,510 @@
+//! One live instance and the calls of it: time, bytes and outcome are dealt with here and nowhere
+//! else. A guest that failed is dead; its owner drops it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+use wasmtime::component::{Instance, ResourceAny};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
+
+use crate::bindings::{self, InvalidOutput, response_processing, types as w};
+use crate::chain::Bound;
+use crate::error::{ChainFailure, FailureKind};
+use crate::plugin::{Artifact, Stage};
+use crate::services::{CallObserver, GuestCall, Outcome, Services};
+use crate::state::{Abort, GuestState, Profile};
+use crate::ticker::Alive;
+use crate::types::{
+    AnswerContext, Delta, FinishReason, Message, Output, Prompt, Refusal, Sampling, Verdict,
+};
+
+/// Bytes that list elements may take beside their text, on top of twice the text.
+const FUEL_FLOOR_BYTES: u64 = 64 << 10;
+/// WASI lets a guest sleep, which no epoch ends. It may wait for this many times its processor
+/// time, and for the base on top.
+const WAIT_FACTOR: u32 = 4;
+const WAIT_BASE: Duration = Duration::from_millis(100);
+
+/// Why a call failed, before anyone knows what that means for the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn in_chain(self, bound: &Bound, stage: Stage) -> ChainFailure {
+        let plugin = bound.binding.plugin.label().to_owned();
+        ChainFailure {
+            plugin,
+            stage,
+            kind: self.kind,
+            message: self.message,
+        }
+    }
+}
+
+/// A live instance.
+pub(crate) struct Guest {
+    store: Store<GuestState>,
+    instance: Instance,
+    waits: bool,
+    observer: Arc<dyn CallObserver>,
+    _alive: Alive,
+}
+
+/// A processor of a live instance: the guest's resource and where its methods are.
+pub(crate) struct Processor {
+    guest: Guest,
+    exports: response_processing::Guest,
+    resource: ResourceAny,
+}
+
+impl Guest {
+    /// Makes a fresh instance. `stage` is the one that it is first needed for.
+    pub(crate) async fn start(
+        artifact: &Artifact,
+        profile: &Arc<Profile>,
+        services: &Services,
+        request_id: &str,
+        stage: Stage,
+    ) -> Result<Self, Failure> {
+        let state = GuestState::new(
+            Arc::clone(profile),
+            request_id,
+            Arc::clone(&services.tokens),
+        );
+        let mut store = Store::new(&artifact.shared.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.epoch_deadline_callback(|mut context| {
+            let budget = &mut context.data_mut().budget;
+            match budget.charge() {
+                Ok(()) => Ok(UpdateDeadline::YieldCustom(1, Box::pin(budget.pause()))),
+                Err(limit) => Err(Abort::Deadline {
+                    limit_ms: limit.as_millis(),
+                }
+                .into()),
+            }
+        });
+        let alive = artifact.shared.ticker.alive();
+        let budget = Duration::from_millis(profile.limits.call_ms);
+        let started = Instant::now();
+        begin(&mut store, budget, profile.limits.output_bytes);
+        let wait = artifact.uses_wasi.then_some(budget);
+        let made = within(wait, artifact.pre.instantiate_async(&mut store)).await;
+        let result = settle(&mut store, made);
+        let outcome = match &result {
+            Ok(_) => Outcome::Answered,
+            Err(failure) => Outcome::Failed(failure.kind),
+        };
+        let observer = Arc::clone(&services.observer);
+        report(&store, &*observer, stage, "instantiate", started, outcome);
+        let instance = result?;
+        Ok(Self {
+            store,
+            instance,
+            waits: artifact.uses_wasi,
+            observer,
+            _alive: alive,
+        })
+    }
+
+    /// Checks the types of every export of `artifact`.
+    pub(crate) fn check_types(&mut self, artifact: &Artifact) -> wasmtime::Result<()> {
+        let (store, instance) = (&mut self.store, &self.instance);
+        let indices = &artifact.indices;
+        indices
+            .validate
+            .as_ref()
+            .map(|found| found.load(&mut *store, instance))
+            .transpose()?;
+        indices
+            .render
+            .as_ref()
+            .map(|found| found.load(&mut *store, instance))
+            .transpose()?;
+        indices
+            .respond
+            .as_ref()
+            .map(|found| found.load(&mut *store, instance))
+            .transpose()?;
+        Ok(())
+    }
+
+    pub(crate) async fn validate(
+        &mut self,
+        artifact: &Artifact,
+        chat: &w::Chat,
+        input_bytes: usize,
+    ) -> Result<Verdict, Failure> {
+        let (budget, allowance) = self.call_limits(input_bytes);
+        let started = Instant::now();
+        begin(&mut self.store, budget, allowance);
+        let indices = artifact
+            .indices
+            .validate
+            .as_ref()
+            .expect("the plugin validates");
+        let result = match indices.load(&mut self.store, &self.instance) {
+            Ok(exports) => {
+                let call = exports.call_validate(&mut self.store, chat);
+                within(self.waits.then_some(budget), call).await
+            }
+            Err(error) => Err(error),
+        };
+        let result = settle(&mut self.store, result).and_then(|answer| {
+            let declined =
+                |failure: w::Failure| Failure::new(FailureKind::Declined, failure.message);
+            let verdict = bindings::verdict(answer.map_err(declined)?)?;
+            bounded(verdict_bytes(&verdict), allowance)?;
+            Ok(verdict)
+        });
+        let outcome = match &result {
+            Ok(Verdict::Refuse(_)) => Outcome::Refused,
+            Ok(_) => Outcome::Answered,
+            Err(failure) => Outcome::Failed(failure.kind),
+        };
+        report(
+            &self.store,
+            &*self.observer,
+            Stage::Validate,
+            "validate",
+            started,
+            outcome,
+        );
+        result
+    }
+
+    pub(crate) async fn render(
+        &mut self,
+        artifact: &Artifact,
+        chat: &w::Chat,
+        input_bytes: usize,
+    ) -> Result<Result<Prompt, Refusal>, Failure> {
+        let (budget, allowance) = self.call_limits(input_bytes);
+        let started = Instant::now();
+        begin(&mut self.store, budget, allowance);
+        let indices = artifact
+            .indices
+            .render
+            .as_ref()
+            .expect("the plugin renders");
+        let result = match indices.load(&mut self.store, &self.instance) {
+            Ok(exports) => {
+                let call = exports.call_render(&mut self.store, chat);
+                within(self.waits.then_some(budget), call).await
+            }
+            Err(error) => Err(error),
+        };
+        let result = settle(&mut self.store, result).and_then(|answer| {
+            let rendered = answer.map(bindings::prompt).map_err(bindings::refusal);
+            bounded(
+                rendered.as_ref().map_or_else(refusal_bytes, prompt_bytes),
+                allowance,
+            )?;
+            Ok(rendered)
+        });
+        let outcome = match &result {
+            Ok(Ok(_)) => Outcome::Answered,
+            Ok(Err(_)) => Outcome::Refused,
+            Err(failure) => Outcome::Failed(failure.kind),
+        };
+        report(
+            &self.store,
+            &*self.observer,
+            Stage::Render,
+            "render",
+            started,
+            outcome,
+        );
+        result
+    }
+
+    /// Makes the processor of one answer.
+    pub(crate) async fn processor(
+        mut self,
+        artifact: &Artifact,
+        context: &AnswerContext,
+    ) -> Result<Processor, Failure> {
+        let (budget, allowance) = self.call_limits(0);
+        let started = Instant::now();
+        begin(&mut self.store, budget, allowance);
+        let indices = artifact
+            .indices
+            .respond
+            .as_ref()
+            .expect("the plugin responds");
+        let result = match indices.load(&mut self.store, &self.instance) {
+            Ok(exports) => {
+                let context = bindings::context(context);
+                let resources = exports.processor();
+                let call = resources.call_constructor(&mut self.store, &context);
+                let made = within(self.waits.then_some(budget), call).await;
+                made.map(|resource| (exports, resource))
+            }
+            Err(error) => Err(error),
+        };
+        let result = settle(&mut self.store, result);
+        let outcome = match &result {
+            Ok(_) => Outcome::Answered,
+            Err(failure) => Outcome::Failed(failure.kind),
+        };
+        report(
+            &self.store,
+            &*self.observer,
+            Stage::Respond,
+            "processor",
+            started,
+            outcome,
+        );
+        let (exports, resource) = result?;
+        Ok(Processor {
+            guest: self,
+            exports,
+            resource,
+        })
+    }
+
+    /// Time and bytes of a call that is given `input_bytes`.
+    fn call_limits(&self, input_bytes: usize) -> (Duration, u64) {
+        let limits = &self.store.data().profile.limits;
+        let allowance = limits.output_bytes.saturating_add(input_bytes as u64);
+        (Duration::from_millis(limits.call_ms), allowance)
+    }
+}
+
+impl Processor {
+    /// `None` is `hold`. `held_bytes` is what the processor holds already.
+    pub(crate) async fn push(
+        &mut self,
+        delta: Delta,
+        held_bytes: usize,
+    ) -> Result<Option<Output>, Failure> {
+        let (budget, allowance) = self.delta_limits(held_bytes + delta.text.len());
+        let delta = bindings::delta(delta);
+        let started = Instant::now();
+        let guest = &mut self.guest;
+        begin(&mut guest.store, budget, allowance);
+        let resources = self.exports.processor();
+        let call = resources.call_push(&mut guest.store, self.resource, &delta);
+        let result = within(guest.waits.then_some(budget), call).await;
+        self.conclude("push", started, allowance, result)
+    }
+
+    /// `None` is `hold`, which emits nothing here.
+    pub(crate) async fn finish(
+        &mut self,
+        reason: FinishReason,
+        held_bytes: usize,
+    ) -> Result<Option<Output>, Failure> {
+        let (budget, allowance) = self.delta_limits(held_bytes);
+        let reason = bindings::finish_reason(reason);
+        let started = Instant::now();
+        let guest = &mut self.guest;
+        begin(&mut guest.store, budget, allowance);
+        let resources = self.exports.processor();
+        let call = resources.call_finish(&mut guest.store, self.resource, reason);
+        let result = within(guest.waits.then_some(budget), call).await;
+        self.conclude("finish", started, allowance, result)
+    }
+
+    fn conclude(
+        &mut self,
+        function: &'static str,
+        started: Instant,
+        allowance: u64,
+        result: wasmtime::Result<response_processing::Action>,
+    ) -> Result<Option<Output>, Failure> {
+        let guest = &mut self.guest;
+        let result = settle(&mut guest.store, result).and_then(|action| {
+            let output = bindings::action(action);
+            if let Some(Output::Emit(text) | Output::Cut { text, .. }) = &output {
+                bounded(text.len(), allowance)?;
+            }
+            Ok(output)
+        });
+        let outcome = match &result {
+            Ok(Some(Output::Cut { .. })) => Outcome::Refused,
+            Ok(_) => Outcome::Answered,
+            Err(failure) => Outcome::Failed(failure.kind),
+        };
+        report(
+            &guest.store,
+            &*guest.observer,
+            Stage::Respond,
+            function,
+            started,
+            outcome,
+        );
+        result
+    }
+
+    fn delta_limits(&self, input_bytes: usize) -> (Duration, u64) {
+        let limits = &self.guest.store.data().profile.limits;
+        let allowance = limits.output_bytes.saturating_add(input_bytes as u64);
+        (Duration::from_millis(limits.delta_ms), allowance)
+    }
+}
+
+/// Starts the clocks and counters of one call.
+fn begin(store: &mut Store<GuestState>, budget: Duration, allowance: u64) {
+    let fuel = allowance.saturating_mul(2).saturating_add(FUEL_FLOOR_BYTES);
+    store.set_hostcall_fuel(usize::try_from(fuel).unwrap_or(usize::MAX));
+    store.set_epoch_deadline(1);
+    let state = store.data_mut();
+    state.begin_call();
+    state.budget.begin(budget);
+}
+
+/// Awaits `call`; with a `budget`, not for longer than a guest of that budget may wait.
+async fn within<T>(
+    budget: Option<Duration>,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> wasmtime::Result<T> {
+    let Some(budget) = budget else {
+        return call.await;
+    };
+    let limit = budget * WAIT_FACTOR + WAIT_BASE;
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        Err(Abort::Waited {
+            limit_ms: limit.as_millis(),
+        }
+        .into())
+    })
+}
+
+/// Turns what wasmtime says into what failed, and tells the log what the call left behind.
+fn settle<T>(store: &mut Store<GuestState>, result: wasmtime::Result<T>) -> Result<T, Failure> {
+    let state = store.data_mut();
+    if state.lines_dropped > 0 {
+        let id = &state.profile.id;
+        warn!(
+            plugin = id.name,
+            version = id.version,
+            lines = state.lines_dropped,
+            limit = state.profile.limits.log_lines,
+            "plugin logs too much: lines dropped"
+        );
+    }
+    result.map_err(|error| {
+        debug!(
+            plugin = state.profile.id.label(),
+            "guest call failed: {error:?}"
+        );
+        classify(&error, state)
+    })
+}
+
+fn classify(error: &wasmtime::Error, state: &mut GuestState) -> Failure {
+    if let Some(abort) = error.downcast_ref::<Abort>() {
+        let kind = match abort {
+            Abort::Deadline { .. } | Abort::Waited { .. } => FailureKind::Deadline,
+            Abort::Memory { .. } | Abort::Table { .. } => FailureKind::Memory,
+            Abort::HostCalls { .. } => FailureKind::HostCalls,
+        };
+        return Failure::new(kind, abort.to_string());
+    }
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return match (trap, state.last_error.take()) {
+            (Trap::StackOverflow, _) => Failure::new(FailureKind::Stack, trap.to_string()),
+            (_, Some(said)) => Failure::new(FailureKind::Trap, format!("{said} ({trap})")),
+            (_, None) => Failure::new(FailureKind::Trap, trap.to_string()),
+        };
+    }
+    if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
+        return Failure::new(FailureKind::Exhausted, error.to_string());
+    }
+    let cause = error.root_cause().to_string();
+    // The error's type is private to wasmtime; a test holds the wording.
+    if cause.contains("fuel allocated for hostcalls has been exhausted") {
+        let limit = state.profile.limits.output_bytes;
+        let message = format!("handed over more than its input and {limit} bytes in one call");
+        return Failure::new(FailureKind::OutputTooLarge, message);
+    }
+    Failure::new(FailureKind::InvalidOutput, cause)
+}
+
+impl From<InvalidOutput> for Failure {
+    fn from(error: InvalidOutput) -> Self {
+        Self::new(FailureKind::InvalidOutput, error.to_string())
+    }
+}
+
+fn bounded(bytes: usize, allowance: u64) -> Result<(), Failure> {
+    if bytes as u64 <= allowance {
+        return Ok(());
+    }
+    let message = format!("answered with {bytes} bytes, {allowance} are allowed");
+    Err(Failure::new(FailureKind::OutputTooLarge, message))
+}
+
+fn report(
+    store: &Store<GuestState>,
+    observer: &dyn CallObserver,
+    stage: Stage,
+    function: &'static str,
+    started: Instant,
+    outcome: Outcome,
+) {
+    let state = store.data();
+    observer.observe(&GuestCall {
+        plugin: &state.profile.id,
+        route: &state.profile.route,
+        stage,
+        function,
+        outcome,
+        duration: started.elapsed(),
+        memory_bytes: state.limiter.peak_bytes,
+    });
+}
+
+fn verdict_bytes(verdict: &Verdict) -> usize {
+    match verdict {
+        Verdict::Accept => 0,
+        Verdict::Amend { messages, sampling } => {
+            let messages = messages.iter().flatten().map(message_bytes).sum::<usize>();
+            messages + sampling.as_ref().map_or(0, sampling_bytes)
+        }
+        Verdict::Refuse(refusal) => refusal_bytes(refusal),
+        Verdict::Answer { text, .. } => text.len(),
+        Verdict::Reroute(route) => route.len(),
+    }
+}
+
+pub(crate) fn message_bytes(message: &Message) -> usize {
+    let content = message.content.iter().map(String::len).sum::<usize>();
+    let calls = message.tool_calls.iter();
+    let calls = calls.map(|call| call.id.len() + call.name.len() + call.arguments.len());
+    content
+        + calls.sum::<usize>()
+        + message.name.as_ref().map_or(0, String::len)
+        + message.tool_call_id.as_ref().map_or(0, String::len)
+}
+
+pub(crate) fn sampling_bytes(sampling: &Sampling) -> usize {
+    sampling.stop.iter().map(String::len).sum()
+}
+
+fn refusal_bytes(refusal: &Refusal) -> usize {
+    refusal.code.len() + refusal.message.len() + refusal.param.as_ref().map_or(0, String::len)
+}
+
+fn prompt_bytes(prompt: &Prompt) -> usize {
+    use crate::types::{Grammar, Segment};
+    let segments = prompt.segments.iter().map(|segment| match segment {
+        Segment::Text(text) | Segment::Control(text) => text.len(),
+        Segment::PrefixEnd => 0,
+    });
+    let grammar = prompt.grammar.as_ref().map_or(0, |grammar| match grammar {
+        Grammar::JsonSchema(text) | Grammar::Regex(text) | Grammar::Lark(text) => text.len(),
+    });
+    segments.sum::<usize>() + prompt.stop.iter().map(String::len).sum::<usize>() + grammar
+}

@@ -1,0 +1,138 @@
+//! What one binding of a plugin may use, and what happens when it fails.
+
+use serde::Deserialize;
+
+use crate::plugin::Import;
+
+/// What a guest may use. Every limit is enforced by the host; reaching one fails the call (or, for
+/// log lines, drops the line).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most bytes of linear memory of one instance. Default 64 MiB.
+    pub memory_bytes: u64,
+    /// Most elements of each table of one instance. Default 20,000.
+    pub table_elements: u64,
+    /// Milliseconds of processor time, its host calls included, for instantiating, one `validate`,
+    /// one `render` or one processor's construction. Default 50.
+    pub call_ms: u64,
+    /// Milliseconds of processor time for one `push` or `finish`. Default 5.
+    pub delta_ms: u64,
+    /// Most bytes that one call may answer with, on top of the size of what it was given.
+    /// Default 1 MiB.
+    pub output_bytes: u64,
+    /// Most bytes of an answer that a processor may hold back. Default 64 KiB.
+    pub held_bytes: u64,
+    /// Most log lines of one call; an instance gets 16 times as many. More are counted and
+    /// dropped. Default 64.
+    pub log_lines: u64,
+    /// Most calls of imports during one call. Default 10,000.
+    pub host_calls: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            table_elements: 20_000,
+            call_ms: 50,
+            delta_ms: 5,
+            output_bytes: 1 << 20,
+            held_bytes: 64 << 10,
+            log_lines: 64,
+            host_calls: 10_000,
+        }
+    }
+}
+
+impl Limits {
+    /// The limits outside of their range, as (name, value, least, greatest).
+    pub(crate) fn first_out_of_range(
+        &self,
+        max_memory_bytes: u64,
+    ) -> Option<(&'static str, u64, u64, u64)> {
+        [
+            (
+                "memory_bytes",
+                self.memory_bytes,
+                64 << 10,
+                max_memory_bytes,
+            ),
+            ("table_elements", self.table_elements, 0, MAX_TABLE_ELEMENTS),
+            ("call_ms", self.call_ms, 1, 600_000),
+            ("delta_ms", self.delta_ms, 1, 600_000),
+            ("output_bytes", self.output_bytes, 1, 1 << 30),
+            ("held_bytes", self.held_bytes, 0, 1 << 30),
+            ("log_lines", self.log_lines, 0, 1 << 20),
+            ("host_calls", self.host_calls, 0, 1 << 30),
+        ]
+        .into_iter()
+        .find(|&(_, value, min, max)| value < min || value > max)
+    }
+}
+
+/// What the instance pool reserves for each table.
+pub(crate) const MAX_TABLE_ELEMENTS: u64 = 100_000;
+
+/// What happens to a request when a plugin fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailurePolicy {
+    /// The request fails, naming plugin and cause.
+    #[default]
+    Closed,
+    /// The plugin is skipped, counted and logged.
+    Open,
+}
+
+/// Which imports a binding may use. Denied unless granted; a plugin's own settings are its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grants {
+    /// Lines in the host's log.
+    pub log: bool,
+    /// This binding's settings. Granted by default.
+    pub config: bool,
+    /// Counting tokens with the loaded model's tokenizer.
+    pub tokenizer: bool,
+}
+
+impl Grants {
+    /// Every import there is.
+    pub const ALL: Self = Self {
+        log: true,
+        config: true,
+        tokenizer: true,
+    };
+
+    /// The default and `imports` on top.
+    pub fn with(imports: impl IntoIterator<Item = Import>) -> Self {
+        let mut grants = Self::default();
+        for import in imports {
+            match import {
+                Import::Log => grants.log = true,
+                Import::Config => grants.config = true,
+                Import::Tokenizer => grants.tokenizer = true,
+            }
+        }
+        grants
+    }
+
+    /// Whether `import` is granted.
+    pub fn allows(self, import: Import) -> bool {
+        match import {
+            Import::Log => self.log,
+            Import::Config => self.config,
+            Import::Tokenizer => self.tokenizer,
+        }
+    }
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self {
+            log: false,
+            config: true,
+            tokenizer: false,
+        }
+    }
+}
