@@ -59,7 +59,9 @@ pub enum EngineError {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The KV budget does not hold even one block of each group.
-    #[error("a KV budget of {budget_bytes} bytes is too small; at least {required_bytes} are needed")]
+    #[error(
+        "a KV budget of {budget_bytes} bytes is too small; at least {required_bytes} are needed"
+    )]
     KvBudget {
         /// The configured budget.
         budget_bytes: u64,
@@ -145,7 +147,9 @@ pub enum LoadError {
         expected: Vec<usize>,
     },
     /// The machine has not the memory that the model needs.
-    #[error("the model needs {required_bytes} bytes of memory, {available_bytes} are available; {advice}")]
+    #[error(
+        "the model needs {required_bytes} bytes of memory, {available_bytes} are available; {advice}"
+    )]
     NotEnoughMemory {
         /// Weights and KV cache.
         required_bytes: u64,

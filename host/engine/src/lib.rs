@@ -1,10 +1,13 @@
 //! The Gapura inference engine: tokens in, tokens out. It knows neither HTTP nor WebAssembly.
 
+mod checkpoint;
 mod error;
 mod model_config;
 mod request;
 mod runner;
+mod tokenizer;
 
+pub use checkpoint::{Checkpoint, Weight};
 pub use error::{EngineError, LoadError, StartError};
 pub use model_config::{Architecture, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 pub use request::{
@@ -15,3 +18,4 @@ pub use runner::{
     BLOCK_TOKENS, Batch, BatchSequence, BlockId, KvLayout, KvPlan, ModelInfo, ModelRunner,
     OutputRows, RowOutput, RunnerError, SamplingInput, StepOutput,
 };
+pub use tokenizer::Tokenizer;

@@ -1,6 +1,31 @@
 //! What a model is, whatever file says it: sizes, attention, rotary embedding, special tokens.
+//! [`hub`] reads it from `config.json` and its neighbours, [`gguf`] from a GGUF file's metadata.
+
+pub use gapura_kernels::RopeStyle;
 
 use crate::request::TokenId;
+
+mod fields;
+pub(crate) mod gguf;
+pub(crate) mod hub;
+
+/// The architectures that this engine computes, as error messages list them.
+pub(crate) const SUPPORTED_ARCHITECTURES: &str = "gemma2, gemma3 (text), llama";
+
+/// A layer, head or width beyond this is a broken file; it also keeps sums and small allocations
+/// sized by the configuration far from overflow.
+pub(crate) const MAX_DIMENSION: usize = 1 << 24;
+pub(crate) const MAX_LAYERS: usize = 1 << 10;
+
+/// End-of-turn and end-of-text tokens by name. A control token of the vocabulary that has one of
+/// these names ends an answer even where no field says so: many files leave `<end_of_turn>` out.
+pub(crate) const END_TOKEN_NAMES: [&str; 5] = [
+    "<end_of_turn>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+];
 
 /// A family of models that share one forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +45,16 @@ impl Architecture {
             Self::Gemma2 => "gemma2",
             Self::Gemma3 => "gemma3",
             Self::Llama => "llama",
+        }
+    }
+
+    /// By the name of a GGUF file or the `model_type` of a `config.json`.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "gemma2" => Some(Self::Gemma2),
+            "gemma3" | "gemma3_text" => Some(Self::Gemma3),
+            "llama" => Some(Self::Llama),
+            _ => None,
         }
     }
 }
@@ -77,10 +112,78 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// What must hold between the fields, whichever file they come from. The message names fields
+    /// as `config.json` does.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(format!(
+                "`num_attention_heads` is {heads}, no multiple of `num_key_value_heads`, {kv_heads}"
+            ));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(format!(
+                "`head_dim` is {}, expected an even number",
+                self.head_dim
+            ));
+        }
+        if self.windowed_layers.len() != self.num_hidden_layers {
+            return Err(format!(
+                "{} layer types for {} layers",
+                self.windowed_layers.len(),
+                self.num_hidden_layers
+            ));
+        }
+        if self.has_windowed_layers() && self.sliding_window.is_none() {
+            return Err("layers are windowed, but `sliding_window` is missing".to_owned());
+        }
+        let positive = [
+            ("rms_norm_eps", Some(self.rms_norm_eps)),
+            ("rope_theta", Some(self.rope.theta)),
+            ("rope_local_base_freq", self.rope.local_theta),
+            ("query_pre_attn_scalar", Some(self.query_pre_attn_scalar)),
+            ("attn_logit_softcapping", self.attn_logit_softcapping),
+            ("final_logit_softcapping", self.final_logit_softcapping),
+        ];
+        for (field, value) in positive {
+            if value.is_some_and(|value| !value.is_finite() || value <= 0.0) {
+                return Err(format!(
+                    "`{field}` is {value:?}, expected a positive number"
+                ));
+            }
+        }
+        let vocab_size = self.vocab_size;
+        match self
+            .bos_token_id
+            .iter()
+            .chain(&self.eos_token_ids)
+            .find(|id| id.0 as usize >= vocab_size)
+        {
+            Some(id) => Err(format!(
+                "token {} is outside the vocabulary of {vocab_size}",
+                id.0
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Whether any layer is windowed.
     pub fn has_windowed_layers(&self) -> bool {
         self.windowed_layers.contains(&true)
     }
+}
+
+/// Gemma 2: layer 0 and every even one. Gemma 3: five of six, the sixth sees everything.
+pub(crate) fn windowed_by_pattern(num_layers: usize, pattern: usize) -> Vec<bool> {
+    (0..num_layers)
+        .map(|layer| pattern > 1 && !(layer + 1).is_multiple_of(pattern))
+        .collect()
+}
+
+/// Sorted and without duplicates.
+pub(crate) fn token_set(ids: impl IntoIterator<Item = u32>) -> Vec<TokenId> {
+    let ids: std::collections::BTreeSet<u32> = ids.into_iter().collect();
+    ids.into_iter().map(TokenId).collect()
 }
 
 /// Rotary position embedding.
@@ -92,17 +195,9 @@ pub struct RopeConfig {
     pub local_theta: Option<f32>,
     /// How the wavelengths of `theta` are stretched.
     pub scaling: RopeScaling,
-    /// Which two elements of a head turn together.
+    /// Which two elements of a head turn together: `Halves` in safetensors and for Gemma in GGUF,
+    /// `Interleaved` for Llama in GGUF, whose query and key rows are permuted for it.
     pub style: RopeStyle,
-}
-
-/// Which two elements of a head of width `d` turn together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopeStyle {
-    /// `i` and `i + d / 2`: safetensors, and Gemma in GGUF.
-    Halves,
-    /// `2 i` and `2 i + 1`: Llama in GGUF, whose query and key rows are permuted for it.
-    Interleaved,
 }
 
 /// How rotary wavelengths are stretched for long contexts.
