@@ -88,8 +88,10 @@ unpack_std_sources() {
   else
     unpack_debian_sources "$1"
   fi
-  # The archive may hold library/ at its top or below one or more folders.
-  std_library=$(find "$1" -type f -path '*library/std/Cargo.toml' | head -n 1)
+  # The archive may hold library/ at its top or below other folders; a whole source tree
+  # holds smaller ones of the name further down, for the tests of its tools.
+  std_library=$(find "$1" -type f -path '*library/std/Cargo.toml' |
+    awk '{ print gsub("/", "/"), $0 }' | sort -n | cut -d' ' -f2- | sed -n 1p)
   std_library=${std_library%/std/Cargo.toml}
   [[ -n $std_library && -d $std_library/vendor && -f $std_library/Cargo.lock ]] ||
     die "the sources hold no complete library/ folder (std, vendor and Cargo.lock are needed)"
@@ -130,7 +132,7 @@ unpack_debian_sources() {
     say "  fetching rust-src $version (about 45 MB)"
     (cd "$apt" && apt-get "${options[@]}" -q download "rust-src=$version" >&2) || continue
     dpkg-deb --fsys-tarfile "$apt"/rust-src_*.deb |
-      tar -xf - -C "$1" --wildcards './usr/src/rustc-*/library/*' || continue
+      tar -xf - -C "$1" "./usr/src/rustc-$rustc_version/library" || continue
     return
   done
   how_to_get_std "Debian has no rust-src of this version, or cannot be reached"
