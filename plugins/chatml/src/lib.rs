@@ -80,8 +80,8 @@ fn text_of(message: &Message) -> String {
             text.push('\n');
         }
         text.push_str(&format!(
-            "<tool_call>\n{{\"name\": {:?}, \"arguments\": {}}}\n</tool_call>",
-            call.name, call.arguments
+            "<tool_call>\n{}\n</tool_call>",
+            call.to_json("arguments")
         ));
     }
     text

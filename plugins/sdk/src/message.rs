@@ -1,6 +1,6 @@
 //! Constructors and readers for messages and roles.
 
-use crate::{Message, Role, Sampling};
+use crate::{Message, Role, Sampling, ToolCall};
 
 impl Message {
     /// A message of one text part.
@@ -32,6 +32,18 @@ impl Message {
     /// The whole text: the parts, one per line. A message of one part is that part.
     pub fn text(&self) -> String {
         self.content.join("\n")
+    }
+}
+
+impl ToolCall {
+    /// The call as one line of JSON, with the arguments as the client sent them:
+    /// `{"name": "weather", "arguments": {…}}`, `arguments_key` being the second name.
+    pub fn to_json(&self, arguments_key: &str) -> String {
+        let name = serde_json::Value::from(self.name.as_str());
+        format!(
+            "{{\"name\": {name}, \"{arguments_key}\": {}}}",
+            self.arguments
+        )
     }
 }
 
