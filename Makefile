@@ -1,0 +1,75 @@
+# Everything a newcomer needs: `make demo` and `make test`. `make help` lists the rest.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+MODEL ?= smollm2
+LISTEN ?= 127.0.0.1:8000
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/gapura
+GAPURA := target/release/gapura
+TOOLS := $(CACHE)/tools
+
+say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- what users run ---------------------------------------------------------------------------
+
+demo: build ## Build all, fetch a small model, start the gateway with example routes (MODEL=smollm2|gemma3)
+	$(call say,Model)
+	@GAPURA=$(GAPURA) MODEL=$(MODEL) LISTEN=$(LISTEN) examples/quickstart/demo.sh
+
+test: build models ## All tests; needs no GPU
+	$(call say,Tests of the gateway)
+	cargo test --release --workspace --no-fail-fast
+	$(call say,Tests of the plugins)
+	cargo test --release --manifest-path plugins/Cargo.toml --no-fail-fast
+
+# --- pieces -------------------------------------------------------------------------------------
+
+check-tools:
+	@for tool in cargo gcc python3; do \
+	  command -v $$tool >/dev/null || { echo "gapura: $$tool is missing; see 'What you need' in README.md" >&2; exit 1; }; done
+	@python3 -m pip --version >/dev/null 2>&1 || { echo "gapura: python3 has no pip; install python3-pip" >&2; exit 1; }
+
+plugins: check-tools ## Build the plugins to WebAssembly components
+	$(call say,Plugins)
+	@plugins/build.sh
+
+build: plugins ## Build the gateway (the first time: about 12 minutes on two cores)
+	$(call say,Gateway)
+	cargo build --release --locked --workspace --bins
+
+models: check-tools ## Fetch the small models that the tests use (350 MB, once)
+	$(call say,Models)
+	@python3 examples/models/fetch.py smollm2 gemma3 >/dev/null
+
+# --- checks -------------------------------------------------------------------------------------
+
+lint: plugins ## Formatting, clippy, docs
+	$(call say,Formatting)
+	cargo fmt --all --check
+	cargo fmt --manifest-path plugins/Cargo.toml --all --check
+	$(call say,Clippy)
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo clippy --release --locked --manifest-path plugins/Cargo.toml --all-targets -- -D warnings
+	$(call say,Documentation)
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
+
+deny: ## Licences, sources and bans of all dependencies, by cargo-deny
+	@export PATH="$(TOOLS)/bin:$$PATH"; command -v cargo-deny >/dev/null || \
+	  cargo install --locked --quiet --root $(TOOLS) cargo-deny --version 0.20.2; \
+	cargo deny --log-level error check licenses bans sources; \
+	cargo deny --manifest-path plugins/Cargo.toml --log-level error check --config deny.toml licenses bans sources
+
+# --- comparisons --------------------------------------------------------------------------------
+
+verify-llamacpp: build models ## Compare logprobs and greedy tokens with llama.cpp on the same files
+	tests/verify/llamacpp.sh
+
+bench-cpu: build models ## Decode and prefill speed beside llama.cpp: table, and JSON
+	tests/bench/cpu.sh
+
+.PHONY: help demo test check-tools plugins build models lint deny verify-llamacpp bench-cpu
