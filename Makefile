@@ -62,7 +62,7 @@ deny: ## Licences, sources and bans of all dependencies, by cargo-deny
 	@export PATH="$(TOOLS)/bin:$$PATH"; command -v cargo-deny >/dev/null || \
 	  cargo install --locked --quiet --root $(TOOLS) cargo-deny --version 0.20.2; \
 	cargo deny --log-level error check licenses bans sources; \
-	cargo deny --manifest-path plugins/Cargo.toml --log-level error check --config deny.toml licenses bans sources
+	cargo deny --manifest-path plugins/Cargo.toml --config deny.toml --log-level error check licenses bans sources
 
 # --- comparisons --------------------------------------------------------------------------------
 
