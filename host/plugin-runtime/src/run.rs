@@ -160,12 +160,18 @@ impl Run {
     }
 
     /// Makes the processors of one answer: fresh instances, which live as long as the responder.
-    /// Several responders of one run work independently.
+    /// Several responders of one run work independently. The future does not borrow the run, whose
+    /// instances may move between threads but not be shared by them.
     ///
     /// # Errors
     /// A processor that fails closed could not be made.
-    pub async fn responder(&self, context: AnswerContext) -> Result<Responder, ChainFailure> {
-        Responder::new(&self.chain, &self.services, &context).await
+    pub fn responder(
+        &self,
+        context: AnswerContext,
+    ) -> impl Future<Output = Result<Responder, ChainFailure>> + Send + use<> {
+        let chain = Arc::clone(&self.chain);
+        let services = self.services.clone();
+        async move { Responder::new(&chain, &services, &context).await }
     }
 
     async fn judge(
