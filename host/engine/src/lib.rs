@@ -5,6 +5,7 @@ mod error;
 mod model_config;
 mod request;
 mod runner;
+pub mod sim;
 mod tokenizer;
 
 pub use checkpoint::{Checkpoint, Weight};

@@ -82,6 +82,18 @@ pub struct BatchSequence {
     pub sampling: SamplingInput,
 }
 
+impl BatchSequence {
+    /// Rows that a step must return for this part.
+    #[must_use]
+    pub fn num_output_rows(&self) -> usize {
+        match self.output {
+            OutputRows::None => 0,
+            OutputRows::Last => 1,
+            OutputRows::All => self.tokens.len(),
+        }
+    }
+}
+
 /// Which of a sequence's rows a step must return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputRows {

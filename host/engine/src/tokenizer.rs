@@ -37,12 +37,17 @@ impl Tokenizer {
     pub fn from_folder(dir: &Path) -> Result<Self, LoadError> {
         let path = dir.join("tokenizer.json");
         match read_optional(&path)? {
-            Some(text) => Self::build(&path, "tokenizer.json", || json::read(&path, &text)),
+            Some(text) => Self::from_json(&path, &text),
             None => Err(LoadError::MissingFile {
                 dir: dir.to_path_buf(),
                 file: "tokenizer.json".to_owned(),
             }),
         }
+    }
+
+    /// From the text of a `tokenizer.json`; `path` is for errors.
+    pub(crate) fn from_json(path: &Path, text: &str) -> Result<Self, LoadError> {
+        Self::build(path, "tokenizer.json", || json::read(path, text))
     }
 
     /// From a GGUF file's metadata.
