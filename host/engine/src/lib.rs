@@ -5,6 +5,7 @@ mod error;
 mod model_config;
 mod request;
 mod runner;
+mod sampler;
 pub mod sim;
 mod tokenizer;
 

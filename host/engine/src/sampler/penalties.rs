@@ -1,0 +1,52 @@
+//! What changes logits before temperature: bias, penalties on tokens already seen, and
+//! tokens that may not come.
+
+use std::collections::{HashMap, HashSet};
+
+use super::DrawContext;
+use crate::request::TokenId;
+
+/// Applies bias, repetition, frequency and presence penalties and the ban on forbidden
+/// tokens, in this order. Ids outside of `logits` change nothing.
+pub(super) fn apply(logits: &mut [f32], context: &DrawContext<'_>) {
+    let params = context.params;
+    for &(id, bias) in &params.logit_bias {
+        change(logits, id, |logit| logit + bias);
+    }
+    if params.repetition_penalty != 1.0 {
+        let seen: HashSet<TokenId> = context
+            .prompt
+            .iter()
+            .chain(context.generated)
+            .copied()
+            .collect();
+        for id in seen {
+            change(logits, id, |logit| {
+                if logit > 0.0 {
+                    logit / params.repetition_penalty
+                } else {
+                    logit * params.repetition_penalty
+                }
+            });
+        }
+    }
+    if params.frequency_penalty != 0.0 || params.presence_penalty != 0.0 {
+        let mut counts: HashMap<TokenId, f32> = HashMap::new();
+        for &id in context.generated {
+            *counts.entry(id).or_default() += 1.0;
+        }
+        for (id, count) in counts {
+            let penalty = params.presence_penalty + count * params.frequency_penalty;
+            change(logits, id, |logit| logit - penalty);
+        }
+    }
+    for &id in &context.forbidden {
+        change(logits, id, |_| f32::NEG_INFINITY);
+    }
+}
+
+fn change(logits: &mut [f32], id: TokenId, how: impl FnOnce(f32) -> f32) {
+    if let Some(logit) = logits.get_mut(id.0 as usize) {
+        *logit = how(*logit);
+    }
+}
