@@ -2,10 +2,13 @@
 
 mod checkpoint;
 mod error;
+mod kv_cache;
 mod model_config;
 mod request;
 mod runner;
 mod sampler;
+mod scheduler;
+mod sequence;
 pub mod sim;
 mod tokenizer;
 

@@ -1,0 +1,291 @@
+//! A request inside the engine. `num_computed_tokens` is its only progress counter: a fresh
+//! prompt, the next chunk of one, a decode and a recomputation are the same case.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    kv_cache::SequenceBlocks,
+    request::{
+        FinishReason, GenerateRequest, SampledToken, SamplingParams, StopParams, TokenEvent,
+        TokenId, TokenLogprobs, Usage,
+    },
+    runner::{BatchSequence, OutputRows, SamplingInput},
+};
+
+/// Names a sequence; later ones are greater, so order of arrival is order of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SequenceId(pub(crate) u64);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) id: SequenceId,
+    pub(crate) blocks: SequenceBlocks,
+    /// Its client reads too slowly: left out of steps until there is room for its events.
+    pub(crate) is_paused: bool,
+    /// Part of the step that is being put together.
+    pub(crate) in_step: bool,
+    /// The prompt and what was generated.
+    tokens: Vec<TokenId>,
+    num_prompt_tokens: usize,
+    /// Tokens whose keys and values are in `blocks`.
+    num_computed_tokens: usize,
+    sampling: Arc<SamplingParams>,
+    seed: u64,
+    stop: StopParams,
+    eos_token_ids: Arc<[TokenId]>,
+    logprobs: Option<u32>,
+    prompt_scores: Option<PromptScores>,
+    times: Times,
+}
+
+/// The logprobs of the prompt, as far as they are known. `None` in the sequence once they
+/// are reported, or where nobody asked.
+#[derive(Debug)]
+struct PromptScores {
+    num_alternatives: u32,
+    /// Of the tokens from the second on.
+    scores: Vec<TokenLogprobs>,
+}
+
+#[derive(Debug)]
+struct Times {
+    submitted: Instant,
+    first_step: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+/// A part of a sequence for one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) num_tokens: usize,
+    pub(crate) output: OutputRows,
+}
+
+/// What a step brought for one sequence.
+#[derive(Debug, Default)]
+pub(crate) struct SequenceResult {
+    /// The scores of the prompt tokens after the chunk's, where asked for.
+    pub(crate) scores: Vec<TokenLogprobs>,
+    /// The token after the chunk's last, where asked for.
+    pub(crate) next: Option<SampledToken>,
+}
+
+impl Sequence {
+    /// A request that was checked. `seed` stands in for one that the request leaves open.
+    pub(crate) fn new(
+        id: SequenceId,
+        request: GenerateRequest,
+        eos_token_ids: Arc<[TokenId]>,
+        seed: u64,
+        submitted: Instant,
+    ) -> Self {
+        Self {
+            id,
+            blocks: SequenceBlocks::default(),
+            is_paused: false,
+            in_step: false,
+            num_prompt_tokens: request.prompt.len(),
+            tokens: request.prompt,
+            num_computed_tokens: 0,
+            seed: request.sampling.seed.unwrap_or(seed),
+            sampling: Arc::new(request.sampling),
+            stop: request.stop,
+            eos_token_ids,
+            logprobs: request.logprobs,
+            prompt_scores: request
+                .prompt_logprobs
+                .map(|num_alternatives| PromptScores {
+                    num_alternatives,
+                    scores: Vec::new(),
+                }),
+            times: Times {
+                submitted,
+                first_step: None,
+                first_token: None,
+            },
+        }
+    }
+
+    pub(crate) fn prompt(&self) -> &[TokenId] {
+        &self.tokens[..self.num_prompt_tokens]
+    }
+
+    pub(crate) fn generated(&self) -> &[TokenId] {
+        &self.tokens[self.num_prompt_tokens..]
+    }
+
+    pub(crate) fn num_computed_tokens(&self) -> usize {
+        self.num_computed_tokens
+    }
+
+    pub(crate) fn sampling(&self) -> &SamplingParams {
+        &self.sampling
+    }
+
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(crate) fn logprobs(&self) -> Option<u32> {
+        self.logprobs
+    }
+
+    /// Alternatives to report of each prompt token, while the prompt is being scored.
+    pub(crate) fn num_score_alternatives(&self) -> Option<u32> {
+        self.prompt_scores
+            .as_ref()
+            .map(|scores| scores.num_alternatives)
+    }
+
+    /// The token at `position` of prompt and answer.
+    pub(crate) fn token_at(&self, position: usize) -> Option<TokenId> {
+        self.tokens.get(position).copied()
+    }
+
+    /// Tokens that may not be drawn now: every end token until `min_tokens` are there.
+    pub(crate) fn forbidden_tokens(&self) -> impl Iterator<Item = TokenId> + '_ {
+        let too_early = self.generated().len() < self.stop.min_tokens as usize;
+        let ends = self.eos_token_ids.iter().chain(&self.stop.stop_token_ids);
+        ends.copied().filter(move |_| too_early)
+    }
+
+    /// Tokens to compute before the next is drawn or, where none is, before the end.
+    pub(crate) fn num_tokens_to_compute(&self) -> usize {
+        if self.stop.max_tokens == 0 {
+            // The last prompt token's row would score a token that does not exist.
+            (self.num_prompt_tokens - 1).max(1)
+        } else {
+            self.tokens.len()
+        }
+    }
+
+    pub(crate) fn is_decoding(&self) -> bool {
+        self.num_computed_tokens + 1 == self.num_tokens_to_compute() && !self.generated().is_empty()
+    }
+
+    /// As much as fits `max_tokens`, and `max_score_rows` where every row is wanted. `None`
+    /// if that is nothing.
+    pub(crate) fn next_chunk(&self, max_tokens: usize, max_score_rows: usize) -> Option<Chunk> {
+        let remaining = self.num_tokens_to_compute() - self.num_computed_tokens;
+        let mut num_tokens = remaining.min(max_tokens);
+        let mut output = OutputRows::None;
+        // The row of position p scores the token at p + 1, so so many rows are done.
+        let scored = self.prompt_scores.as_ref();
+        let rows_scored = scored
+            .filter(|_| self.num_prompt_tokens > 1)
+            .map(|known| known.scores.len());
+        match rows_scored {
+            Some(rows) if self.num_computed_tokens < rows => {
+                num_tokens = num_tokens.min(rows - self.num_computed_tokens);
+            }
+            Some(_) => {
+                num_tokens = num_tokens.min(max_score_rows);
+                output = OutputRows::All;
+            }
+            None if num_tokens == remaining && self.stop.max_tokens > 0 => {
+                output = OutputRows::Last;
+            }
+            None => {}
+        }
+        (num_tokens > 0).then_some(Chunk { num_tokens, output })
+    }
+
+    /// The sequence's part of a batch, its blocks being reserved.
+    pub(crate) fn batch_part(&self, chunk: Chunk) -> BatchSequence {
+        let first_position = self.num_computed_tokens;
+        BatchSequence {
+            tokens: self.tokens[first_position..first_position + chunk.num_tokens].to_vec(),
+            first_position,
+            full_blocks: self.blocks.full_table(),
+            windowed_blocks: self.blocks.windowed_table(),
+            output: chunk.output,
+            sampling: SamplingInput {
+                params: Arc::clone(&self.sampling),
+                seed: self.seed,
+                num_prompt_tokens: self.num_prompt_tokens,
+                logprobs: self.logprobs,
+            },
+        }
+    }
+
+    pub(crate) fn note_step(&mut self, now: Instant) {
+        self.times.first_step.get_or_insert(now);
+    }
+
+    /// Gives up the blocks; everything is to be computed again.
+    pub(crate) fn preempt(&mut self) {
+        self.blocks = SequenceBlocks::default();
+        self.num_computed_tokens = 0;
+    }
+
+    /// Takes in what a step brought and appends what the client is to hear of it; true if
+    /// that was the end.
+    pub(crate) fn advance(
+        &mut self,
+        num_computed: usize,
+        result: SequenceResult,
+        context_length: usize,
+        now: Instant,
+        events: &mut Vec<(SequenceId, TokenEvent)>,
+    ) -> bool {
+        self.num_computed_tokens += num_computed;
+        if let Some(known) = &mut self.prompt_scores {
+            known.scores.extend(result.scores);
+        }
+        let is_scored = |known: &mut PromptScores| known.scores.len() + 1 >= self.num_prompt_tokens;
+        if let Some(known) = self.prompt_scores.take_if(is_scored) {
+            events.push((self.id, TokenEvent::Prompt(known.scores)));
+        }
+        let reason = match result.next {
+            Some(token) => {
+                self.tokens.push(token.id);
+                self.times.first_token.get_or_insert(now);
+                let reason = self.finish_reason(token.id, context_length);
+                events.push((self.id, TokenEvent::Token(token)));
+                reason
+            }
+            None if self.stop.max_tokens == 0
+                && self.num_computed_tokens >= self.num_tokens_to_compute() =>
+            {
+                Some(FinishReason::Length)
+            }
+            None => None,
+        };
+        if let Some(reason) = reason {
+            let usage = self.usage(now);
+            events.push((self.id, TokenEvent::Finished { reason, usage }));
+        }
+        reason.is_some()
+    }
+
+    fn finish_reason(&self, last: TokenId, context_length: usize) -> Option<FinishReason> {
+        let is_eos = !self.stop.ignore_eos && self.eos_token_ids.contains(&last);
+        if is_eos || self.stop.stop_token_ids.contains(&last) {
+            return Some(FinishReason::Stop);
+        }
+        let is_full = self.generated().len() >= self.stop.max_tokens as usize
+            || self.tokens.len() >= context_length;
+        is_full.then_some(FinishReason::Length)
+    }
+
+    fn usage(&self, now: Instant) -> Usage {
+        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        let first_step = self.times.first_step.unwrap_or(now);
+        let first_token = self.times.first_token;
+        Usage {
+            prompt_tokens: count(self.num_prompt_tokens),
+            cached_tokens: 0,
+            completion_tokens: count(self.generated().len()),
+            queue_time: first_step.saturating_duration_since(self.times.submitted),
+            prefill_time: first_token
+                .unwrap_or(now)
+                .saturating_duration_since(first_step),
+            decode_time: first_token
+                .map_or(Duration::ZERO, |first| now.saturating_duration_since(first)),
+        }
+    }
+}
