@@ -1,6 +1,8 @@
 //! The Gapura inference engine: tokens in, tokens out. It knows neither HTTP nor WebAssembly.
 
 mod checkpoint;
+mod engine;
+mod engine_loop;
 mod error;
 mod kv_cache;
 mod model_config;
@@ -10,9 +12,12 @@ mod sampler;
 mod scheduler;
 mod sequence;
 pub mod sim;
+mod stats;
+mod token_stream;
 mod tokenizer;
 
 pub use checkpoint::{Checkpoint, Weight};
+pub use engine::{Engine, EngineConfig};
 pub use error::{EngineError, LoadError, StartError};
 pub use model_config::{Architecture, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 pub use request::{
@@ -23,4 +28,6 @@ pub use runner::{
     BLOCK_TOKENS, Batch, BatchSequence, BlockId, KvLayout, KvPlan, ModelInfo, ModelRunner,
     OutputRows, RowOutput, RunnerError, SamplingInput, StepOutput,
 };
+pub use stats::{BlockUsage, EngineStats};
+pub use token_stream::TokenStream;
 pub use tokenizer::Tokenizer;

@@ -1,0 +1,416 @@
+//! The one thread that owns the device: it takes requests in, has the scheduler put steps
+//! together and the runner run them, draws tokens and tells the clients.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::Ordering::Relaxed,
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    },
+    time::{Duration, Instant},
+};
+
+use rayon::prelude::*;
+use tokio::sync::mpsc::Sender;
+use tracing::{debug, error};
+
+use crate::{
+    error::EngineError,
+    request::{GenerateRequest, TokenEvent},
+    runner::{
+        Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, RowOutput, RunnerError, StepOutput,
+    },
+    sampler::{self, DrawContext},
+    scheduler::{Scheduler, SchedulerLimits, Step},
+    sequence::{Sequence, SequenceId, SequenceResult},
+    stats::{QueueSlot, SharedStats},
+};
+
+/// The most that one step tells a client: prompt scores, a token and the end. A client with
+/// less room than this sits the step out, so that telling never waits.
+const MAX_EVENTS_PER_STEP: usize = 3;
+
+/// How long the thread sleeps when it has nothing to do at all; it wakes for its heartbeat.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long it sleeps when every sequence waits for its client to read.
+const PAUSED_WAIT: Duration = Duration::from_millis(2);
+
+/// What handles tell the thread.
+pub(crate) enum Command {
+    /// A request that was checked.
+    Submit(Box<Submission>),
+    /// No new requests; end by `deadline` at the latest.
+    Shutdown { deadline: Instant },
+}
+
+/// A request on its way in.
+pub(crate) struct Submission {
+    pub(crate) request: GenerateRequest,
+    pub(crate) events: Sender<TokenEvent>,
+    pub(crate) slot: QueueSlot,
+    pub(crate) submitted: Instant,
+}
+
+/// The sending end of a request.
+struct Client {
+    events: Sender<TokenEvent>,
+    request_id: String,
+    /// Held until the first step that computes a part of the request.
+    slot: Option<QueueSlot>,
+}
+
+/// The state of the thread.
+pub(crate) struct EngineLoop {
+    runner: Box<dyn ModelRunner>,
+    scheduler: Scheduler,
+    clients: HashMap<SequenceId, Client>,
+    stats: Arc<SharedStats>,
+    /// Keyed at random by the standard library; hashes make the seeds that requests leave
+    /// open.
+    seeds: RandomState,
+    num_received: u64,
+    /// Set once no new requests are taken.
+    deadline: Option<Instant>,
+}
+
+/// What a turn of the loop found to do.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    /// A step was run, or failed.
+    Step,
+    /// There are requests, but all wait for their clients.
+    AllPaused,
+    /// There is no request.
+    Idle,
+}
+
+impl EngineLoop {
+    pub(crate) fn new(
+        runner: Box<dyn ModelRunner>,
+        limits: SchedulerLimits,
+        layout: KvLayout,
+        plan: KvPlan,
+        stats: Arc<SharedStats>,
+    ) -> Self {
+        Self {
+            runner,
+            scheduler: Scheduler::new(limits, &layout, plan),
+            clients: HashMap::new(),
+            stats,
+            seeds: RandomState::new(),
+            num_received: 0,
+            deadline: None,
+        }
+    }
+
+    /// Works until it is told to end or no handle is left, and all requests have ended.
+    pub(crate) fn run(mut self, commands: &Receiver<Command>) {
+        let mut turn = Turn::Idle;
+        while self.receive(commands, &turn) {
+            turn = self.step();
+        }
+        self.fail_all(&EngineError::ShuttingDown);
+        self.publish();
+        while let Ok(Command::Submit(submission)) = commands.try_recv() {
+            fail(&submission.events, EngineError::ShuttingDown);
+        }
+    }
+
+    /// One turn: every name is a step of its own.
+    fn step(&mut self) -> Turn {
+        self.drop_cancelled();
+        let step = self.schedule();
+        if step.ids.is_empty() {
+            self.publish();
+            let is_idle = self.clients.is_empty();
+            return if is_idle { Turn::Idle } else { Turn::AllPaused };
+        }
+        self.release_queue_slots(&step);
+        match self.execute(&step.batch) {
+            Ok(output) => {
+                let (results, failed) = self.draw(&step, output);
+                let events = self.scheduler.update(&step, results, Instant::now());
+                self.deliver(events);
+                self.fail(failed);
+                self.count(&step);
+            }
+            Err(error) => self.fail_step(&step, &error),
+        }
+        self.publish();
+        Turn::Step
+    }
+
+    /// Takes in what has arrived, sleeping first if the last turn found nothing to do. False
+    /// once the thread is to end.
+    fn receive(&mut self, commands: &Receiver<Command>, last: &Turn) -> bool {
+        let first = match last {
+            Turn::Step => None,
+            Turn::AllPaused => Some(commands.recv_timeout(PAUSED_WAIT)),
+            Turn::Idle => Some(commands.recv_timeout(self.idle_wait())),
+        };
+        let mut no_handle_left = matches!(first, Some(Err(RecvTimeoutError::Disconnected)));
+        if let Some(Ok(command)) = first {
+            self.obey(command);
+        }
+        loop {
+            match commands.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    no_handle_left = true;
+                    break;
+                }
+            }
+        }
+        let is_over = self
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline);
+        let may_end = no_handle_left || self.deadline.is_some();
+        !(is_over || may_end && self.clients.is_empty())
+    }
+
+    fn idle_wait(&self) -> Duration {
+        if self.deadline.is_some() {
+            Duration::ZERO
+        } else {
+            IDLE_WAIT
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit(submission) => {
+                let Submission {
+                    request,
+                    events,
+                    slot,
+                    submitted,
+                } = *submission;
+                let request_id = request.request_id.clone();
+                self.num_received += 1;
+                let seed = self.seeds.hash_one(self.num_received);
+                let id = self.scheduler.add(request, seed, submitted);
+                let client = Client {
+                    events,
+                    request_id,
+                    slot: Some(slot),
+                };
+                self.clients.insert(id, client);
+            }
+            // A second one may only shorten the time.
+            Command::Shutdown { deadline } => {
+                let earlier = self.deadline.map_or(deadline, |known| known.min(deadline));
+                self.deadline = Some(earlier);
+            }
+        }
+    }
+
+    /// A dropped stream is a cancelled request: its blocks are free from here on.
+    fn drop_cancelled(&mut self) {
+        let scheduler = &mut self.scheduler;
+        self.clients.retain(|&id, client| {
+            let is_wanted = !client.events.is_closed();
+            if !is_wanted {
+                scheduler.remove(id);
+                debug!(request_id = client.request_id, "cancelled");
+            }
+            is_wanted
+        });
+    }
+
+    fn schedule(&mut self) -> Step {
+        let clients = &self.clients;
+        self.scheduler.schedule(Instant::now(), |id| {
+            clients
+                .get(&id)
+                .is_some_and(|client| client.events.capacity() >= MAX_EVENTS_PER_STEP)
+        })
+    }
+
+    fn release_queue_slots(&mut self, step: &Step) {
+        for id in &step.ids {
+            if let Some(client) = self.clients.get_mut(id) {
+                client.slot = None;
+            }
+        }
+    }
+
+    /// Runs a step. A panic of the runner is a failed step like any other.
+    fn execute(&mut self, batch: &Batch) -> Result<StepOutput, RunnerError> {
+        let runner = &mut self.runner;
+        let output = catch_unwind(AssertUnwindSafe(|| {
+            runner.submit(batch)?;
+            runner.collect()
+        }))
+        .unwrap_or_else(|panic| {
+            Err(RunnerError {
+                message: format!("the runner panicked: {}", panic_message(&*panic)),
+            })
+        })?;
+        let wanted = batch.sequences.iter().map(BatchSequence::num_output_rows);
+        if !output.rows.iter().map(Vec::len).eq(wanted) {
+            return Err(RunnerError {
+                message: "the runner returned other rows than the batch asked for".into(),
+            });
+        }
+        Ok(output)
+    }
+
+    /// Scores and draws, in parallel: rows do not depend on each other.
+    fn draw(
+        &self,
+        step: &Step,
+        output: StepOutput,
+    ) -> (Vec<SequenceResult>, Vec<(SequenceId, EngineError)>) {
+        let scheduler = &self.scheduler;
+        let parts = step.ids.par_iter().zip(&step.batch.sequences);
+        let drawn: Vec<_> = parts
+            .zip(output.rows)
+            .map(|((&id, part), rows)| match scheduler.running_sequence(id) {
+                Some(sequence) => read_rows(sequence, part, rows),
+                None => Ok(SequenceResult::default()),
+            })
+            .collect();
+        let mut failed = Vec::new();
+        let mut results = Vec::with_capacity(drawn.len());
+        for (&id, result) in step.ids.iter().zip(drawn) {
+            results.push(result.unwrap_or_else(|error| {
+                failed.push((id, error));
+                SequenceResult::default()
+            }));
+        }
+        (results, failed)
+    }
+
+    fn deliver(&mut self, events: Vec<(SequenceId, TokenEvent)>) {
+        for (id, event) in events {
+            let is_last = matches!(event, TokenEvent::Finished { .. });
+            let is_token = matches!(event, TokenEvent::Token(_));
+            self.stats
+                .decode_tokens
+                .fetch_add(u64::from(is_token), Relaxed);
+            if let Some(client) = self.clients.get(&id) {
+                // There is room, unless the client has left, which the next step notices.
+                let _ = client.events.try_send(event);
+            }
+            if is_last {
+                self.clients.remove(&id);
+            }
+        }
+    }
+
+    fn fail_step(&mut self, step: &Step, cause: &RunnerError) {
+        error!(%cause, num_sequences = step.ids.len(), "a step failed");
+        self.stats.failed_steps.fetch_add(1, Relaxed);
+        self.stats.failed_steps_in_a_row.fetch_add(1, Relaxed);
+        let message = cause.message.clone();
+        let failed = step.ids.iter().map(|&id| {
+            let message = message.clone();
+            (id, EngineError::Step { message })
+        });
+        self.fail(failed.collect());
+    }
+
+    fn fail_all(&mut self, cause: &EngineError) {
+        let ids: Vec<SequenceId> = self.clients.keys().copied().collect();
+        self.fail(ids.into_iter().map(|id| (id, cause.clone())).collect());
+    }
+
+    fn fail(&mut self, failed: Vec<(SequenceId, EngineError)>) {
+        for (id, cause) in failed {
+            self.scheduler.remove(id);
+            if let Some(client) = self.clients.remove(&id) {
+                fail(&client.events, cause);
+            }
+        }
+    }
+
+    fn count(&self, step: &Step) {
+        let stats = &self.stats;
+        stats.steps.fetch_add(1, Relaxed);
+        stats.failed_steps_in_a_row.store(0, Relaxed);
+        for part in &step.batch.sequences {
+            let num_tokens = part.tokens.len();
+            let num_prompt = part.sampling.num_prompt_tokens;
+            let of_prompt = num_prompt
+                .saturating_sub(part.first_position)
+                .min(num_tokens);
+            stats.prefill_tokens.fetch_add(of_prompt as u64, Relaxed);
+        }
+    }
+
+    fn publish(&self) {
+        let stats = &self.stats;
+        let used = self.scheduler.used_blocks();
+        let queued = self
+            .clients
+            .values()
+            .filter(|client| client.slot.is_some())
+            .count();
+        let preempted = self.scheduler.num_waiting().saturating_sub(queued);
+        stats.running.store(self.scheduler.num_running(), Relaxed);
+        stats.preempted.store(preempted, Relaxed);
+        stats.full_blocks_used.store(used.full, Relaxed);
+        stats.windowed_blocks_used.store(used.windowed, Relaxed);
+        stats
+            .preemptions
+            .store(self.scheduler.num_preemptions(), Relaxed);
+        stats.beat();
+    }
+}
+
+/// Turns the rows that a step returned for `part` into scores and the next token.
+fn read_rows(
+    sequence: &Sequence,
+    part: &BatchSequence,
+    rows: Vec<RowOutput>,
+) -> Result<SequenceResult, EngineError> {
+    let mut result = SequenceResult::default();
+    let end = part.first_position + part.tokens.len();
+    let first_row_position = end - rows.len();
+    for (index, row) in rows.into_iter().enumerate() {
+        let position = first_row_position + index + 1;
+        match (row, sequence.token_at(position)) {
+            (RowOutput::Logits(logits), Some(token)) => {
+                let num_alternatives = sequence.num_score_alternatives().unwrap_or(0);
+                result
+                    .scores
+                    .push(sampler::score(&logits, token, num_alternatives));
+            }
+            (RowOutput::Logits(logits), None) => {
+                let context = DrawContext {
+                    params: sequence.sampling(),
+                    seed: sequence.seed(),
+                    position,
+                    prompt: sequence.prompt(),
+                    generated: sequence.generated(),
+                    forbidden: sequence.forbidden_tokens().collect(),
+                    logprobs: sequence.logprobs(),
+                };
+                result.next = Some(sampler::sample(logits, &context)?);
+            }
+            (RowOutput::Sampled(token), None) => result.next = Some(token),
+            (RowOutput::Sampled(_), Some(_)) => {
+                return Err(EngineError::Step {
+                    message: format!("the runner drew a token at {position}, within the prompt"),
+                });
+            }
+        }
+    }
+    Ok(result)
+}
+
+fn fail(events: &Sender<TokenEvent>, cause: EngineError) {
+    // A step uses at most two of three free places unless it is the last, so one is left.
+    let _ = events.try_send(TokenEvent::Failed(cause));
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
