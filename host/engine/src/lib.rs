@@ -13,6 +13,7 @@ mod scheduler;
 mod sequence;
 pub mod sim;
 mod stats;
+mod text_stream;
 mod token_stream;
 mod tokenizer;
 
@@ -29,5 +30,6 @@ pub use runner::{
     OutputRows, RowOutput, RunnerError, SamplingInput, StepOutput,
 };
 pub use stats::{BlockUsage, EngineStats};
+pub use text_stream::{Detokenizer, TextDelta, TextStream};
 pub use token_stream::TokenStream;
 pub use tokenizer::Tokenizer;
