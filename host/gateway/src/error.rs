@@ -8,13 +8,15 @@ use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use gapura_engine::EngineError;
-use gapura_plugin_runtime::Refusal;
+use gapura_plugin_runtime::{ChainFailure, FailureKind, Refusal};
 use serde_json::{Value, json};
 
 /// Tells OpenAI's SDKs whether to send the request again, whatever the status says.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The precise twin of `Retry-After`, read by OpenAI's SDKs.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// The plugins that made an answer, with version and digest, in order.
+pub const X_GAPURA_CHAIN: HeaderName = HeaderName::from_static("x-gapura-chain");
 /// Longest wait that is ever asked of a client: SDKs give up on more than 120 s.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// A client's own value may be echoed in a message, but not megabytes of it.
@@ -29,6 +31,7 @@ pub struct ApiError {
     param: Option<String>,
     code: Option<Cow<'static, str>>,
     retry: Retry,
+    chain: Option<HeaderValue>,
 }
 
 /// What the answer says about sending the request again.
@@ -52,6 +55,7 @@ impl ApiError {
             param: None,
             code: None,
             retry: Retry::Unsaid,
+            chain: None,
         }
     }
 
@@ -86,6 +90,16 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", message)
     }
 
+    /// 405; `Allow` is added by whoever knows the methods.
+    pub fn method_not_allowed(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request_error",
+            message,
+        )
+        .with_code("method_not_allowed")
+    }
+
     /// 404 for a model name that no route has.
     pub fn model_not_found(model: &str) -> Self {
         Self::not_found(format!(
@@ -113,6 +127,17 @@ impl ApiError {
     pub fn loading() -> Self {
         Self::unavailable("the model is still loading", Duration::from_secs(2))
             .with_code("model_loading")
+    }
+
+    /// 503 when the model could not be loaded; only the operator can help.
+    pub fn model_failed() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "server_error",
+            "the model could not be loaded; the server's log says why",
+        )
+        .with_code("model_failed")
+        .no_retry()
     }
 
     /// 503 while the server drains.
@@ -143,6 +168,18 @@ impl ApiError {
             "internal server error",
         )
         .with_code("internal_error")
+    }
+
+    /// 500: a plugin did what the contract does not allow. A retry would end the same way.
+    pub fn plugin(plugin: &str, problem: &str, code: &'static str) -> Self {
+        tracing::error!(plugin, problem, "a plugin failed a request");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            format!("plugin {plugin} {problem}"),
+        )
+        .with_code(code)
+        .no_retry()
     }
 
     /// The context is too small, in the words by which LangChain ("prompt is too long") and
@@ -177,6 +214,13 @@ impl ApiError {
         self
     }
 
+    /// Names the plugins that the request had to do with, for the header `x-gapura-chain`.
+    #[must_use]
+    pub fn with_chain(mut self, chain: HeaderValue) -> Self {
+        self.chain = Some(chain);
+        self
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -207,6 +251,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
         let headers = response.headers_mut();
+        if let Some(chain) = self.chain {
+            headers.insert(X_GAPURA_CHAIN, chain);
+        }
         match self.retry {
             Retry::Unsaid => {}
             Retry::Never => {
@@ -248,6 +295,44 @@ impl From<EngineError> for ApiError {
                 .with_code("engine_error")
             }
         }
+    }
+}
+
+impl From<ChainFailure> for ApiError {
+    /// A plugin that fails closed: the client learns which and how, the log also why.
+    fn from(failure: ChainFailure) -> Self {
+        let ChainFailure {
+            plugin,
+            stage,
+            kind,
+            message,
+        } = failure;
+        let code = match kind {
+            FailureKind::Exhausted => {
+                return Self::unavailable(
+                    "too many plugin instances are at work",
+                    Duration::from_secs(1),
+                )
+                .with_code("plugin_exhausted");
+            }
+            FailureKind::Trap => "plugin_trap",
+            FailureKind::Deadline => "plugin_deadline",
+            FailureKind::Memory => "plugin_memory",
+            FailureKind::Stack => "plugin_stack",
+            FailureKind::OutputTooLarge => "plugin_output_too_large",
+            FailureKind::HostCalls => "plugin_host_calls",
+            FailureKind::HeldTooMuch => "plugin_held_too_much",
+            FailureKind::InvalidOutput => "plugin_invalid_output",
+            FailureKind::Declined => "plugin_declined",
+        };
+        tracing::error!(plugin, %stage, %kind, message, "a plugin failed a request");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            format!("plugin {plugin} failed in {stage} ({kind})"),
+        )
+        .with_code(code)
+        .no_retry()
     }
 }
 

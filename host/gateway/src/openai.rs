@@ -8,7 +8,7 @@ pub mod completion;
 pub mod completion_answer;
 pub mod identity;
 pub mod logprobs;
-mod message;
+pub(crate) mod message;
 pub mod sampling;
 mod unsupported;
 pub mod usage;

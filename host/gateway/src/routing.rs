@@ -31,7 +31,7 @@ pub struct Route {
 impl Route {
     /// The route of `config` over `chain`.
     pub fn new(config: &RouteConfig, chain: Arc<Chain>) -> Self {
-        let chain_header = HeaderValue::from_str(&chain.describe())
+        let chain_header = HeaderValue::from_str(chain.label())
             .expect("plugin names and versions are visible ASCII");
         Self {
             name: config.name.clone(),
@@ -59,14 +59,20 @@ impl RouteTable {
     pub fn new(routes: Vec<Arc<Route>>, model_names: &[String]) -> Self {
         assert!(!routes.is_empty(), "a configuration has at least one route");
         let default = routes.iter().position(|route| route.default).unwrap_or(0);
-        let mut by_model: HashMap<String, usize> =
-            model_names.iter().map(|name| (name.clone(), default)).collect();
+        let mut by_model: HashMap<String, usize> = model_names
+            .iter()
+            .map(|name| (name.clone(), default))
+            .collect();
         for (index, route) in routes.iter().enumerate() {
             for name in std::iter::once(&route.name).chain(&route.aliases) {
                 by_model.insert(name.clone(), index);
             }
         }
-        Self { routes, by_model, default }
+        Self {
+            routes,
+            by_model,
+            default,
+        }
     }
 
     /// The route that a request's `model` names: a route, an alias, or the model itself.

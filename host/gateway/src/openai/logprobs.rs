@@ -99,13 +99,29 @@ impl CompletionLogprobs {
                     .collect()
             });
             logprobs.text_offset.push(*offset);
-            *offset += scored.token.text.chars().count();
+            *offset += num_chars(&scored.token.bytes);
             logprobs.tokens.push(scored.token.text);
             logprobs.token_logprobs.push(scored.logprob.map(finite));
             logprobs.top_logprobs.push(top);
         }
         logprobs
     }
+
+    /// Appends those of the text that follows.
+    pub fn extend(&mut self, next: Self) {
+        self.tokens.extend(next.tokens);
+        self.token_logprobs.extend(next.token_logprobs);
+        self.top_logprobs.extend(next.top_logprobs);
+        self.text_offset.extend(next.text_offset);
+    }
+}
+
+/// Characters that begin within `bytes`. A special token has no bytes, for it is no text.
+fn num_chars(bytes: &[u8]) -> usize {
+    bytes
+        .iter()
+        .filter(|byte| **byte & 0b1100_0000 != 0b1000_0000)
+        .count()
 }
 
 fn finite(logprob: f32) -> f32 {

@@ -14,7 +14,7 @@ use crate::openai::body;
 ///
 /// # Errors
 /// 400 with a `param` such as `messages.2.content`.
-pub(super) fn parse(value: Value, limit: usize) -> Result<Vec<Message>, ApiError> {
+pub(crate) fn parse(value: Value, limit: usize) -> Result<Vec<Message>, ApiError> {
     if let Value::Array(items) = &value {
         if items.is_empty() {
             return Err(ApiError::invalid("messages", "messages must not be empty"));

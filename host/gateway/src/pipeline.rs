@@ -1,0 +1,105 @@
+//! One request's way from a parsed body to pieces of its answer: the only place where engine
+//! and plugins meet. Whole answers, streams, chats and completions all come through here.
+//!
+//! Dropping an [`Answer`] at any moment drops its token streams, and with them the sequences
+//! in the engine and the plugins' instances: a client that leaves costs nothing from then on.
+
+mod call;
+mod choice;
+mod judge;
+mod pieces;
+mod plan;
+mod prompt;
+mod scores;
+mod services;
+
+use std::sync::Arc;
+
+use gapura_engine::TokenId;
+use gapura_plugin_runtime::Chat;
+
+pub use call::{Call, Deadline, PromptSource};
+pub use choice::{Choice, End, Piece, TextPiece};
+pub use pieces::Pieces;
+pub(crate) use prompt::text_tokens;
+
+use crate::error::ApiError;
+use crate::pipeline::judge::Judged;
+use crate::routing::Route;
+use crate::state::{AppState, LoadedModel};
+use crate::telemetry::RequestRecord;
+
+/// A request that was let through: its answers are on their way.
+pub struct Answer {
+    /// The route that answers, pinned at this version of its chain.
+    pub route: Arc<Route>,
+    /// What the model reads; empty where a plugin answered in its place.
+    pub prompt: Arc<[TokenId]>,
+    /// One per asked answer.
+    pub choices: Vec<Choice>,
+}
+
+/// Carries `call` to the point where its answers are being generated.
+///
+/// # Errors
+/// Whatever ends a request before its first token: a refusal or failure of a plugin, a prompt
+/// that does not fit, a full queue.
+pub async fn run(
+    state: &AppState,
+    model: &LoadedModel,
+    call: Call,
+    record: &mut RequestRecord,
+) -> Result<Answer, ApiError> {
+    let services = services::services(state, model);
+    let Call {
+        route,
+        chat,
+        prompt,
+        options,
+        deadline,
+    } = call;
+    let judged = deadline
+        .hold(judge::judge(state, route, chat, services))
+        .await?;
+    let Judged {
+        route,
+        mut run,
+        chat,
+        context,
+        reply,
+    } = judged;
+    record.routed(&route.name, route.chain.label());
+    if let Some(reply) = reply {
+        let replies = choice::replies(model, &mut run, &context, options.n, &reply, deadline);
+        return Ok(Answer {
+            choices: deadline.hold(replies).await?,
+            prompt: Arc::new([]),
+            route,
+        });
+    }
+    let tokens = prompt::tokens(model, &mut run, &chat, prompt, record);
+    let plan = plan::plan(model, &route, &chat, &options, deadline.hold(tokens).await?)?;
+    let choices = choice::submit(model, &mut run, &context, &plan, deadline);
+    Ok(Answer {
+        choices: deadline.hold(choices).await?,
+        prompt: plan.prompt,
+        route,
+    })
+}
+
+/// The tokens of `chat` as `route`'s template renders it, without validation: for counting.
+///
+/// # Errors
+/// A refusal or failure of the template.
+pub(crate) async fn rendered_tokens(
+    state: &AppState,
+    model: &LoadedModel,
+    route: &Route,
+    chat: &Chat,
+    record: &mut RequestRecord,
+) -> Result<Vec<TokenId>, ApiError> {
+    let mut run = route.chain.start(services::services(state, model));
+    let tokens = prompt::tokens(model, &mut run, chat, PromptSource::Template, record);
+    let deadline = Deadline::after(state.server.request_timeout);
+    Ok(deadline.hold(tokens).await?.ids)
+}

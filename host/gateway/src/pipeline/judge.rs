@@ -1,0 +1,108 @@
+//! The validators' verdict on a request, and the one hop to another route that it may make.
+
+use std::sync::Arc;
+
+use gapura_plugin_runtime::{AnswerContext, Chat, FinishReason, Run, Services, Validated};
+
+use crate::error::ApiError;
+use crate::routing::Route;
+use crate::state::AppState;
+
+/// Most times that a request changes its route.
+const MAX_REROUTES: usize = 1;
+
+/// A request that was let through, on the route that will answer it.
+pub(super) struct Judged {
+    pub(super) route: Arc<Route>,
+    pub(super) run: Run,
+    /// As the validators left it.
+    pub(super) chat: Chat,
+    /// For the processors; `choice` is 0.
+    pub(super) context: AnswerContext,
+    /// A validator's own answer: the model is not asked.
+    pub(super) reply: Option<Reply>,
+}
+
+/// An answer that needs no model.
+#[derive(Debug, Clone)]
+pub(super) struct Reply {
+    pub(super) text: String,
+    pub(super) finish: FinishReason,
+}
+
+/// Runs the validators of `route`, and of the one that they may send the request to. That one
+/// gets the request as they left it: what one route redacted stays redacted on the next.
+///
+/// # Errors
+/// A refusal, a failure, or a second change of route.
+pub(super) async fn judge(
+    state: &AppState,
+    mut route: Arc<Route>,
+    mut chat: Chat,
+    services: Services,
+) -> Result<Judged, ApiError> {
+    for _ in 0..=MAX_REROUTES {
+        chat.route.clone_from(&route.name);
+        let context = context(&chat);
+        let mut run = route.chain.start(services.clone());
+        match run.validate(chat).await? {
+            Validated::Continue(chat) => {
+                return Ok(Judged {
+                    route,
+                    run,
+                    chat,
+                    context,
+                    reply: None,
+                });
+            }
+            Validated::Refused { plugin: _, refusal } => return Err(refusal.into()),
+            Validated::Answered {
+                chat,
+                text,
+                finish,
+                plugin: _,
+            } => {
+                let reply = Some(Reply { text, finish });
+                return Ok(Judged {
+                    route,
+                    run,
+                    chat,
+                    context,
+                    reply,
+                });
+            }
+            Validated::Rerouted {
+                chat: left,
+                route: name,
+                plugin,
+            } => {
+                let Some(next) = state.routes.load().by_name(&name).cloned() else {
+                    let problem = format!("named the route `{name}`, which does not exist");
+                    return Err(ApiError::plugin(
+                        &plugin.label(),
+                        &problem,
+                        "plugin_reroute",
+                    ));
+                };
+                (route, chat) = (next, left);
+            }
+        }
+    }
+    let problem = "sent a request on that had been sent on before";
+    Err(ApiError::plugin(
+        route.chain.label(),
+        problem,
+        "plugin_reroute",
+    ))
+}
+
+fn context(chat: &Chat) -> AnswerContext {
+    AnswerContext {
+        request_id: chat.request_id.clone(),
+        route: chat.route.clone(),
+        model: chat.model.clone(),
+        tenant: chat.tenant.clone(),
+        stream: chat.stream,
+        choice: 0,
+    }
+}

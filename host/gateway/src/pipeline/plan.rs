@@ -1,0 +1,173 @@
+//! What the engine is asked for: the client's wishes, as validators amended them, within the
+//! route's limits and the model's context.
+
+use std::sync::Arc;
+
+use gapura_engine::{GenerateRequest, SamplingParams, StopParams, TokenId};
+use gapura_plugin_runtime::{Chat, Sampling};
+
+use crate::config::{SamplingDefaults, SamplingLimits};
+use crate::error::ApiError;
+use crate::openai::sampling::Options;
+use crate::pipeline::prompt::Tokens;
+use crate::routing::Route;
+use crate::state::LoadedModel;
+
+/// Answers to one request, where the route says nothing else.
+const DEFAULT_MAX_CHOICES: u32 = 16;
+
+/// One prompt and how its answers are to be drawn.
+pub(super) struct Plan {
+    pub(super) prompt: Arc<[TokenId]>,
+    pub(super) num_choices: u32,
+    /// Stop strings of the request and of the template.
+    pub(super) stop: Vec<String>,
+    /// Tokens that end an answer and are no text of it.
+    pub(super) end_tokens: Arc<[TokenId]>,
+    first: GenerateRequest,
+}
+
+/// Plans the answers to `prompt`.
+///
+/// # Errors
+/// 400 where the prompt and the tokens asked for do not fit the context, or more answers are
+/// wanted than the route gives.
+pub(super) fn plan(
+    model: &LoadedModel,
+    route: &Route,
+    chat: &Chat,
+    options: &Options,
+    prompt: Tokens,
+) -> Result<Plan, ApiError> {
+    let max_choices = route.limits.max_choices.unwrap_or(DEFAULT_MAX_CHOICES);
+    if options.n > max_choices {
+        let message = format!("n is {}, this route gives at most {max_choices}", options.n);
+        return Err(ApiError::invalid("n", message));
+    }
+    let info = model.engine.model();
+    let num_tokens = prompt.ids.len();
+    let max_tokens = max_tokens(&chat.sampling, route, num_tokens, info.context_length)?;
+    if options.min_tokens > max_tokens {
+        return Err(ApiError::invalid(
+            "min_tokens",
+            format!(
+                "min_tokens is {}, but at most {max_tokens} can be generated",
+                options.min_tokens
+            ),
+        ));
+    }
+    let mut stop = chat.sampling.stop.clone();
+    stop.extend(prompt.stop);
+    let end_tokens = if options.ignore_eos {
+        &[][..]
+    } else {
+        &info.eos_token_ids
+    };
+    Ok(Plan {
+        prompt: prompt.ids.as_slice().into(),
+        num_choices: options.n,
+        stop,
+        end_tokens: end_tokens
+            .iter()
+            .chain(&options.stop_token_ids)
+            .copied()
+            .collect(),
+        first: GenerateRequest {
+            request_id: chat.request_id.clone(),
+            prompt: prompt.ids,
+            sampling: sampling(&chat.sampling, &route.sampling, &route.limits, options),
+            stop: StopParams {
+                max_tokens,
+                min_tokens: options.min_tokens,
+                ignore_eos: options.ignore_eos,
+                stop_token_ids: options.stop_token_ids.clone(),
+            },
+            logprobs: options.logprobs,
+            prompt_logprobs: options.prompt_logprobs,
+        },
+    })
+}
+
+impl Plan {
+    /// The request for the answer `index`. With a seed each answer has its own, so that they
+    /// differ and can all be had again.
+    pub(super) fn request(&self, index: u32) -> GenerateRequest {
+        let mut request = self.first.clone();
+        request.sampling.seed = request
+            .sampling
+            .seed
+            .map(|seed| seed.wrapping_add(index.into()));
+        request
+    }
+
+    pub(super) fn reports_logprobs(&self) -> bool {
+        self.first.logprobs.is_some()
+    }
+
+    pub(super) fn num_prompt_tokens(&self) -> u32 {
+        u32::try_from(self.prompt.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// What the client names must fit; what it leaves open takes the room that there is.
+fn max_tokens(
+    sampling: &Sampling,
+    route: &Route,
+    num_prompt_tokens: usize,
+    context_length: usize,
+) -> Result<u32, ApiError> {
+    let limit = route.limits.max_tokens.unwrap_or(u32::MAX);
+    let room = context_length.saturating_sub(num_prompt_tokens);
+    let room = u32::try_from(room).unwrap_or(u32::MAX);
+    let asked = sampling.max_tokens.map(|asked| asked.min(limit));
+    let overflows = num_prompt_tokens > context_length || asked.unwrap_or(1) > room;
+    if overflows {
+        let asked = asked.unwrap_or(1);
+        return Err(ApiError::context_overflow(
+            context_length,
+            num_prompt_tokens,
+            asked,
+        ));
+    }
+    Ok(asked.unwrap_or_else(|| {
+        route
+            .sampling
+            .max_tokens
+            .unwrap_or(u32::MAX)
+            .min(limit)
+            .min(room)
+    }))
+}
+
+/// Clients' values are in range already; those of plugins are brought into it.
+fn sampling(
+    asked: &Sampling,
+    defaults: &SamplingDefaults,
+    limits: &SamplingLimits,
+    options: &Options,
+) -> SamplingParams {
+    let hottest = limits.max_temperature.unwrap_or(2.0).clamp(0.0, 2.0);
+    SamplingParams {
+        temperature: bounded(asked.temperature, defaults.temperature, 0.0, hottest),
+        top_k: asked.top_k.unwrap_or(defaults.top_k),
+        top_p: bounded(asked.top_p, defaults.top_p, f32::EPSILON, 1.0),
+        min_p: bounded(asked.min_p, defaults.min_p, 0.0, 1.0),
+        seed: asked.seed.map(i64::cast_unsigned),
+        presence_penalty: bounded(asked.presence_penalty, 0.0, -2.0, 2.0),
+        frequency_penalty: bounded(asked.frequency_penalty, 0.0, -2.0, 2.0),
+        repetition_penalty: bounded(
+            asked.repetition_penalty,
+            defaults.repetition_penalty,
+            0.01,
+            10.0,
+        ),
+        logit_bias: options.logit_bias.clone(),
+    }
+}
+
+fn bounded(asked: Option<f32>, default: f32, least: f32, most: f32) -> f32 {
+    asked
+        .filter(|value| !value.is_nan())
+        .unwrap_or(default)
+        .clamp(least, most)
+}

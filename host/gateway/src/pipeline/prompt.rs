@@ -1,0 +1,160 @@
+//! From a judged chat to the tokens that the model reads.
+
+use std::time::Instant;
+
+use gapura_engine::{TokenId, Tokenizer};
+use gapura_plugin_runtime::{Chain, Chat, Prompt, Rendered, Role, Run, Segment, Stage};
+
+use crate::error::ApiError;
+use crate::pipeline::call::PromptSource;
+use crate::state::LoadedModel;
+use crate::telemetry::RequestRecord;
+
+/// Text longer than this is tokenized where it cannot hold up other connections.
+const MAX_INLINE_BYTES: usize = 32 * 1024;
+
+/// A prompt as the engine takes it.
+pub(super) struct Tokens {
+    pub(super) ids: Vec<TokenId>,
+    /// Stop strings of the template.
+    pub(super) stop: Vec<String>,
+}
+
+/// Makes the prompt that `source` says.
+///
+/// # Errors
+/// A refusal or failure of the template, or a control token that the model does not have.
+pub(super) async fn tokens(
+    model: &LoadedModel,
+    run: &mut Run,
+    chat: &Chat,
+    source: PromptSource,
+    record: &mut RequestRecord,
+) -> Result<Tokens, ApiError> {
+    let prompt = match source {
+        PromptSource::Template => rendered(run.render(chat).await?, run.chain())?,
+        PromptSource::Text => return raw_text(model, chat, record).await,
+        PromptSource::Tokens { ids, text } if text_of(chat) == text => {
+            return Ok(Tokens {
+                ids,
+                stop: Vec::new(),
+            });
+        }
+        PromptSource::Tokens { .. } => return raw_text(model, chat, record).await,
+    };
+    let ids = tokenize(model, prompt.segments, record)
+        .await?
+        .map_err(|name| {
+            let problem =
+                format!("named the control token `{name}`, which the model does not have");
+            ApiError::plugin(template(run.chain()), &problem, "plugin_control_token")
+        })?;
+    Ok(Tokens {
+        ids,
+        stop: prompt.stop,
+    })
+}
+
+fn rendered(rendered: Rendered, chain: &Chain) -> Result<Prompt, ApiError> {
+    match rendered {
+        Rendered::Refused { plugin: _, refusal } => Err(refusal.into()),
+        Rendered::Prompt(prompt) if prompt.grammar.is_some() => {
+            let problem = "asked for a grammar, which this version does not support yet";
+            Err(ApiError::plugin(template(chain), problem, "plugin_grammar"))
+        }
+        Rendered::Prompt(prompt) => Ok(prompt),
+    }
+}
+
+/// The chat's text as the prompt.
+async fn raw_text(
+    model: &LoadedModel,
+    chat: &Chat,
+    record: &mut RequestRecord,
+) -> Result<Tokens, ApiError> {
+    let ids = text_tokens(model, text_of(chat), true, record).await?;
+    Ok(Tokens {
+        ids,
+        stop: Vec::new(),
+    })
+}
+
+/// The tokens of a raw text, after the model's `<bos>` where it has one and `with_bos` says so.
+///
+/// # Errors
+/// 500 where the tokenizer has a defect.
+pub(crate) async fn text_tokens(
+    model: &LoadedModel,
+    text: String,
+    with_bos: bool,
+    record: &mut RequestRecord,
+) -> Result<Vec<TokenId>, ApiError> {
+    let ids = tokenize(model, vec![Segment::Text(text)], record).await?;
+    let ids = ids.map_err(|_| ApiError::internal())?;
+    let bos = model.engine.model().bos_token_id.filter(|_| with_bos);
+    Ok(bos.into_iter().chain(ids).collect())
+}
+
+/// The text of the last user message: a raw prompt is a chat of one such message. Turns that
+/// validators put before it have no place in a prompt without turns.
+fn text_of(chat: &Chat) -> String {
+    let user = chat
+        .messages
+        .iter()
+        .rev()
+        .find(|message| message.role == Role::User);
+    user.map(|message| message.content.concat())
+        .unwrap_or_default()
+}
+
+/// The tokens of `segments`, or the name of a control token that the model does not have.
+async fn tokenize(
+    model: &LoadedModel,
+    segments: Vec<Segment>,
+    record: &mut RequestRecord,
+) -> Result<Result<Vec<TokenId>, String>, ApiError> {
+    let started = Instant::now();
+    let num_bytes: usize = segments.iter().map(num_text_bytes).sum();
+    let ids = if num_bytes <= MAX_INLINE_BYTES {
+        encode(&model.tokenizer, &segments)
+    } else {
+        let tokenizer = model.tokenizer.clone();
+        let work = tokio::task::spawn_blocking(move || encode(&tokenizer, &segments));
+        work.await.map_err(|error| {
+            tracing::error!(%error, "tokenizing panicked");
+            ApiError::internal()
+        })?
+    };
+    record.tokenized(started.elapsed());
+    Ok(ids)
+}
+
+fn num_text_bytes(segment: &Segment) -> usize {
+    match segment {
+        Segment::Text(text) => text.len(),
+        Segment::Control(_) | Segment::PrefixEnd => 0,
+    }
+}
+
+/// Text with special tokens off, control tokens by name.
+fn encode(tokenizer: &Tokenizer, segments: &[Segment]) -> Result<Vec<TokenId>, String> {
+    let mut ids = Vec::new();
+    for segment in segments {
+        match segment {
+            Segment::Text(text) => ids.extend(tokenizer.encode(text)),
+            Segment::Control(name) => {
+                ids.push(tokenizer.token_id(name).ok_or_else(|| name.clone())?);
+            }
+            // Until the engine keeps prefixes.
+            Segment::PrefixEnd => {}
+        }
+    }
+    Ok(ids)
+}
+
+fn template(chain: &Chain) -> &str {
+    let mut plugins = chain.bindings().iter().map(|binding| &binding.plugin);
+    plugins
+        .find(|plugin| plugin.has(Stage::Render))
+        .map_or(chain.label(), |plugin| plugin.label())
+}

@@ -1,0 +1,13 @@
+//! The HTTP endpoints: each reads its request, asks the pipeline and shapes the answer.
+
+mod answering;
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod health;
+pub(crate) mod models;
+mod scored;
+mod sse;
+mod target;
+pub(crate) mod tokenize;
+
+pub(crate) use target::Target;

@@ -1,0 +1,107 @@
+//! What probes and scrapers ask: no key needed, nothing here touches the model.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::telemetry::EngineGauges;
+use crate::version;
+
+/// An engine that has not gone around its loop for so long is stuck: one step on the slowest
+/// machine takes less.
+const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(60);
+
+/// `GET /health`: 200 once the model answers, with what is running.
+pub(crate) async fn health(State(state): State<Arc<AppState>>) -> Response {
+    let model = state.model.get();
+    let (status, word) = match condition(&state) {
+        Condition::Ready => (StatusCode::OK, "ok"),
+        Condition::Loading => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
+        Condition::Failed => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+        Condition::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        Condition::Stuck => (StatusCode::SERVICE_UNAVAILABLE, "stuck"),
+    };
+    let body = json!({
+        "status": word,
+        "model_loaded": model.is_some(),
+        "version": version::SHORT,
+        "device": model.map(|model| model.engine.model().device.clone()),
+    });
+    (status, Json(body)).into_response()
+}
+
+/// `GET /livez`: the process answers.
+pub(crate) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: whether new requests should come here.
+///
+/// # Errors
+/// 503 with the reason.
+pub(crate) async fn readyz(State(state): State<Arc<AppState>>) -> Result<&'static str, ApiError> {
+    match condition(&state) {
+        Condition::Ready => Ok("ok\n"),
+        Condition::Loading => Err(ApiError::loading()),
+        Condition::Failed => Err(ApiError::model_failed()),
+        Condition::Draining => Err(ApiError::draining()),
+        Condition::Stuck => {
+            let message = "the engine does not move";
+            Err(ApiError::unavailable(message, Duration::from_secs(10)).with_code("engine_stuck"))
+        }
+    }
+}
+
+/// `GET /version`.
+pub(crate) async fn show_version() -> Response {
+    Json(json!({ "version": version::SHORT })).into_response()
+}
+
+/// `GET /metrics`, in Prometheus' text format.
+pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> Response {
+    let engine = state.model.get().map(|model| model.engine.stats());
+    let gauges = engine.map_or_else(EngineGauges::default, |stats| EngineGauges {
+        running: stats.running,
+        waiting: stats.waiting,
+        kv_blocks_used: [stats.full_blocks.used, stats.windowed_blocks.used],
+        kv_blocks_total: [stats.full_blocks.total, stats.windowed_blocks.total],
+        preemptions: stats.preemptions,
+    });
+    let content_type = (
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    );
+    ([content_type], state.metrics.scrape(&gauges)).into_response()
+}
+
+/// How the server does, the worst first.
+enum Condition {
+    Failed,
+    Draining,
+    Loading,
+    Stuck,
+    Ready,
+}
+
+fn condition(state: &AppState) -> Condition {
+    if state.model.has_failed() {
+        return Condition::Failed;
+    }
+    if state.is_draining() {
+        return Condition::Draining;
+    }
+    match state.model.get().map(|model| model.engine.stats()) {
+        None => Condition::Loading,
+        Some(stats) if !stats.alive || stats.since_heartbeat > MAX_HEARTBEAT_AGE => {
+            Condition::Stuck
+        }
+        Some(_) => Condition::Ready,
+    }
+}

@@ -1,0 +1,111 @@
+//! Which route a request is for: the one in its path, or the one that its `model` names.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+
+use crate::app::RequestId;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::routing::{Route, RouteTable};
+use crate::state::AppState;
+
+/// What the path and the headers say of a request.
+pub(crate) struct Target {
+    /// The route in the path, where the request came in by `/routes/{route}/v1`.
+    route: Option<String>,
+    /// Who asks.
+    pub(crate) caller: Arc<Caller>,
+    /// The value of `x-request-id`.
+    pub(crate) request_id: String,
+}
+
+impl FromRequestParts<Arc<AppState>> for Target {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<AppState>,
+    ) -> Result<Self, ApiError> {
+        let params = RawPathParams::from_request_parts(parts, state).await;
+        let params = params
+            .map_err(|_| ApiError::bad_request("the path is not valid UTF-8 once decoded"))?;
+        let mut params = params.iter();
+        let route = params
+            .find(|(name, _)| *name == "route")
+            .map(|(_, value)| value.to_owned());
+        let caller = parts.extensions.get::<Arc<Caller>>().cloned();
+        let request_id = parts.extensions.get::<RequestId>().cloned();
+        match (caller, request_id) {
+            (Some(caller), Some(RequestId(request_id))) => Ok(Self {
+                route,
+                caller,
+                request_id,
+            }),
+            // Both are set by layers around every route that extracts a target.
+            _ => Err(ApiError::internal()),
+        }
+    }
+}
+
+impl Target {
+    /// The route of a request that names `model`.
+    ///
+    /// # Errors
+    /// 404 for a route or model that there is not, 400 where neither is named and no route is
+    /// the default, 403 for one that the caller's key does not open.
+    pub(crate) fn route(
+        &self,
+        table: &RouteTable,
+        model: Option<&str>,
+    ) -> Result<Arc<Route>, ApiError> {
+        let by_model = match model {
+            Some(model) => Some(
+                table
+                    .by_model(model)
+                    .ok_or_else(|| ApiError::model_not_found(model))?,
+            ),
+            None => None,
+        };
+        let route = match (&self.route, by_model) {
+            (Some(name), _) => self.in_path(table, name)?,
+            (None, Some(route)) => route,
+            (None, None) => default_route(table)?,
+        };
+        self.caller.check_route(&route.name)?;
+        Ok(Arc::clone(route))
+    }
+
+    /// The route in the path, if there is one in it.
+    ///
+    /// # Errors
+    /// 404 for one that does not exist.
+    pub(crate) fn path_route<'a>(
+        &self,
+        table: &'a RouteTable,
+    ) -> Result<Option<&'a Arc<Route>>, ApiError> {
+        self.route
+            .as_deref()
+            .map(|name| self.in_path(table, name))
+            .transpose()
+    }
+
+    fn in_path<'a>(&self, table: &'a RouteTable, name: &str) -> Result<&'a Arc<Route>, ApiError> {
+        table.by_name(name).ok_or_else(|| {
+            ApiError::not_found(format!("there is no route `{name}`")).with_code("route_not_found")
+        })
+    }
+}
+
+fn default_route(table: &RouteTable) -> Result<&Arc<Route>, ApiError> {
+    let route = table.default_route();
+    if route.default {
+        return Ok(route);
+    }
+    Err(ApiError::invalid(
+        "model",
+        "the field `model` is required: no route is the default",
+    )
+    .with_code("missing_required_parameter"))
+}

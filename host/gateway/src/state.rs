@@ -1,0 +1,120 @@
+//! What every handler sees: the loaded model, the routes, the keys, the limits. Built once by
+//! `main` or by a test; what may change while running sits behind an atomic pointer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use gapura_engine::{Engine, Tokenizer};
+
+use crate::auth::{Auth, RateLimiter};
+use crate::config::ServerConfig;
+use crate::error::ApiError;
+use crate::routing::RouteTable;
+use crate::telemetry::Metrics;
+
+/// The state of one server.
+pub struct AppState {
+    /// Empty while the model loads.
+    pub model: ModelSlot,
+    /// Which chain answers; whole tables are swapped.
+    pub routes: Arc<ArcSwap<RouteTable>>,
+    /// Who may ask; swapped with the configuration.
+    pub auth: Arc<ArcSwap<Auth>>,
+    /// The rate of each key. Survives swaps of `auth`.
+    pub rate: RateLimiter,
+    /// Every series of the process.
+    pub metrics: Arc<Metrics>,
+    /// Limits of bodies and times.
+    pub server: ServerConfig,
+    /// When the server started.
+    pub started: SystemTime,
+    /// Set once, when the server begins to shut down.
+    draining: AtomicBool,
+}
+
+/// A model that answers.
+pub struct LoadedModel {
+    /// The running engine.
+    pub engine: Engine,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+}
+
+/// The place of the loaded model: empty, then filled once, or failed for good.
+#[derive(Default)]
+pub struct ModelSlot {
+    loaded: ArcSwapOption<LoadedModel>,
+    failed: AtomicBool,
+}
+
+impl ModelSlot {
+    /// The model answers from now on.
+    pub fn fill(&self, model: LoadedModel) {
+        self.loaded.store(Some(Arc::new(model)));
+    }
+
+    /// There will be no model; why is in the log.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether loading has failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The model, if it is loaded.
+    pub fn get(&self) -> Option<Arc<LoadedModel>> {
+        self.loaded.load_full()
+    }
+}
+
+impl AppState {
+    /// A server without a model yet.
+    pub fn new(
+        server: ServerConfig,
+        routes: Arc<ArcSwap<RouteTable>>,
+        auth: Arc<ArcSwap<Auth>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            model: ModelSlot::default(),
+            routes,
+            auth,
+            rate: RateLimiter::default(),
+            metrics,
+            server,
+            started: SystemTime::now(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The model, for a request that needs it.
+    ///
+    /// # Errors
+    /// 503 while it loads, when it cannot be loaded, and while the server drains.
+    pub fn ready_model(&self) -> Result<Arc<LoadedModel>, ApiError> {
+        if self.is_draining() {
+            return Err(ApiError::draining());
+        }
+        self.model.get().ok_or_else(|| {
+            if self.model.has_failed() {
+                ApiError::model_failed()
+            } else {
+                ApiError::loading()
+            }
+        })
+    }
+
+    /// New requests are refused from now on; `/readyz` says so.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the server is shutting down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
