@@ -4,10 +4,14 @@
 use std::sync::OnceLock;
 
 use crate::error::{KernelError, check_length, checked_product};
+use crate::parallel::for_parts;
 use crate::simd::{Isa, LANES, Op, ROUND, Simd};
 
 /// Values per scale.
 pub(crate) const BLOCK: usize = 32;
+
+/// About what making a block takes, for splitting the work.
+const BLOCK_NS: usize = 15;
 
 /// 32 activations in 8 bits: `value ≈ scale * code`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,9 +79,9 @@ impl<'a> Activations<'a> {
             let (values, rest) = self.values.as_chunks::<BLOCK>();
             assert!(rest.is_empty(), "a row has whole blocks");
             let mut blocks = vec![QuantBlock::default(); values.len()];
-            isa.run(Quantize {
-                values,
-                blocks: &mut blocks,
+            for_parts(&mut blocks, 1, BLOCK_NS, |first, blocks| {
+                let values = &values[first..][..blocks.len()];
+                isa.run(Quantize { values, blocks });
             });
             blocks
         })
@@ -135,4 +139,54 @@ fn quantize<S: Simd>(s: S, values: &[f32; BLOCK], block: &mut QuantBlock) {
     }
     block.scale = scale + s.sum(not_finite);
     block.scaled_sum = block.scale * (block.sums[0] + block.sums[1]) as f32;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{rng, values};
+
+    #[test]
+    fn codes_are_the_nearest_on_every_instruction_set() {
+        for isa in Isa::available() {
+            let x = values(&mut rng(1), 7 * BLOCK);
+            let activations = Activations::new(&x, 7, BLOCK).unwrap();
+            for (x, block) in x.chunks_exact(BLOCK).zip(activations.quantized_on(isa)) {
+                let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+                assert_eq!(block.scale, largest / 127.0);
+                for (x, code) in x.iter().zip(block.codes) {
+                    let code = f32::from(code);
+                    assert!((x - block.scale * code).abs() <= 0.50001 * block.scale);
+                }
+                let sum: i32 = block.codes.iter().map(|&code| i32::from(code)).sum();
+                assert_eq!(block.sums[0] + block.sums[1], sum);
+                assert_eq!(block.scaled_sum, block.scale * sum as f32);
+                assert_eq!(block.codes.iter().map(|code| code.abs()).max(), Some(127));
+            }
+        }
+    }
+
+    #[test]
+    fn values_too_small_for_a_scale_are_zeros() {
+        for isa in Isa::available() {
+            for size in [0.0, 1e-44, 1e-38] {
+                let x = [size; BLOCK];
+                let activations = Activations::new(&x, 1, BLOCK).unwrap();
+                let block = activations.quantized_on(isa)[0];
+                assert_eq!(
+                    (block.scale, block.scaled_sum, block.codes),
+                    (0.0, 0.0, [0; BLOCK])
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_length_is_named() {
+        let error = Activations::new(&[0.0; 7], 2, 4).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "activations holds 7 elements where its shape needs 8"
+        );
+    }
 }

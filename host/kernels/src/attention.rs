@@ -1,7 +1,15 @@
 //! Causal attention of one sequence over its paged keys and values.
 
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use crate::activation_fn::cap_lanes;
 use crate::error::{KernelError, check_length, checked_product};
 use crate::kv::{BLOCK_TOKENS, KvLayer};
+use crate::parallel::for_parts;
+use crate::simd::{Isa, LANES, Op, Simd, exp};
 
 /// What attention needs beside its operands.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,10 +26,10 @@ pub struct AttentionParams {
 }
 
 impl AttentionParams {
-    /// The first position that the query at `position` sees.
-    fn first_visible(&self, position: usize) -> usize {
-        self.window
-            .map_or(0, |window| (position + 1).saturating_sub(window))
+    /// The positions that the query at `position` sees.
+    fn visible(&self, position: usize) -> Range<usize> {
+        let end = position + 1;
+        self.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 }
 
@@ -45,9 +53,21 @@ pub fn attention(
     params: AttentionParams,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
+    attention_on(Isa::best(), q, first_position, kv, block_table, params, out)
+}
+
+fn attention_on(
+    isa: Isa,
+    q: &[f32],
+    first_position: usize,
+    kv: &KvLayer,
+    block_table: &[u32],
+    params: AttentionParams,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
     let heads = params.heads;
     if heads == 0 || !heads.is_multiple_of(kv.kv_heads()) {
-        let requirement = "a multiple of the key heads";
+        let requirement = "a positive multiple of the key heads";
         return Err(KernelError::Unsupported {
             what: "heads",
             value: heads,
@@ -61,51 +81,298 @@ pub fn attention(
             requirement: "positive",
         });
     }
-    let dim = kv.head_dim();
-    let row = checked_product("heads", heads, dim)?;
+    let row = checked_product("heads", heads, kv.head_dim())?;
     let n = q.len() / row;
     check_length("q", q.len(), n * row)?;
     check_length("out", out.len(), q.len())?;
     if n == 0 {
         return Ok(());
     }
-    let last = first_position + n - 1;
-    for index in params.first_visible(first_position) / BLOCK_TOKENS..=last / BLOCK_TOKENS {
+    let limit = block_table.len() * BLOCK_TOKENS;
+    if n > limit.saturating_sub(first_position) {
+        let value = first_position.saturating_add(n - 1);
+        return Err(KernelError::OutOfRange {
+            what: "position",
+            value,
+            limit,
+        });
+    }
+    let visible = params.visible(first_position).start..first_position + n;
+    for index in visible.start / BLOCK_TOKENS..=(visible.end - 1) / BLOCK_TOKENS {
         kv.checked_block(block_table, index)?;
     }
-    for i in 0..n * heads {
-        let position = first_position + i / heads;
-        let kv_head = i % heads / (heads / kv.kv_heads());
-        let q = &q[i * dim..][..dim];
-        let visible = params.first_visible(position)..=position;
-        let mut scores = Vec::new();
-        for position in visible.clone() {
-            let keys = kv.keys(block_table[position / BLOCK_TOKENS] as usize, kv_head);
-            let slot = position % BLOCK_TOKENS;
-            let dot: f32 = (0..dim).map(|d| q[d] * keys[d * BLOCK_TOKENS + slot]).sum();
-            let score = dot * params.scale;
-            scores.push(
-                params
-                    .soft_cap
-                    .map_or(score, |cap| cap * (score / cap).tanh()),
-            );
-        }
-        let largest = scores.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-        let mut total = 0.0;
-        let out = &mut out[i * dim..][..dim];
-        out.fill(0.0);
-        for (score, position) in scores.iter().zip(visible) {
-            let weight = (score - largest).exp();
-            total += weight;
-            let values = kv.values(block_table[position / BLOCK_TOKENS] as usize, kv_head);
-            let slot = position % BLOCK_TOKENS;
-            for (out, value) in out.iter_mut().zip(&values[slot * kv.padded_dim()..]) {
-                *out += weight * value;
+    // One query is split by key heads, several by queries.
+    let kv_heads = if n == 1 { 1 } else { kv.kv_heads() };
+    let item = row / kv.kv_heads() * kv_heads;
+    let item_work = 2 * params.visible(visible.end - 1).len() * item;
+    for_parts(out, item, item_work / MACS_PER_NS, |first, out| {
+        let count = out.len() / item;
+        let (kv_heads, first_query) = if n == 1 {
+            (first..first + count, 0)
+        } else {
+            (0..kv_heads, first)
+        };
+        let q = &q[first * item..][..out.len()];
+        let first_position = first_position + first_query;
+        isa.run(Attend {
+            q,
+            first_position,
+            kv,
+            kv_heads,
+            block_table,
+            params,
+            out,
+        });
+    });
+    Ok(())
+}
+
+/// Multiply-adds per nanosecond and thread, for splitting the work. Of the right order.
+const MACS_PER_NS: usize = 10;
+
+/// Some queries and all heads, or one query and some heads.
+///
+/// For each query and head, over the blocks of 16 positions in order (blocks without a visible
+/// key are left out): scores are sums over even and over odd dimensions, by `fma` in order,
+/// then added; a running maximum rescales what is there when it grows; weighted values are
+/// added by `fma` in the order of positions. Weights are summed by position modulo 16.
+struct Attend<'a> {
+    /// `[n, kv_heads.len() * group, head_dim]`.
+    q: &'a [f32],
+    first_position: usize,
+    kv: &'a KvLayer,
+    kv_heads: Range<usize>,
+    block_table: &'a [u32],
+    params: AttentionParams,
+    /// As `q`.
+    out: &'a mut [f32],
+}
+
+impl Op for Attend<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let group = self.params.heads / self.kv.kv_heads();
+        let rows = self.q.len() / self.kv.head_dim() / self.kv_heads.len();
+        debug_assert!(rows.is_multiple_of(group));
+        for kv_head in self.kv_heads.clone() {
+            let mut row = 0;
+            if S::ROWS == 16 {
+                while rows - row >= 4 {
+                    self.tile::<S, 4, 4>(s, kv_head, row);
+                    row += 4;
+                }
+            }
+            while rows - row >= 2 {
+                self.tile::<S, 2, 4>(s, kv_head, row);
+                row += 2;
+            }
+            if row < rows {
+                self.tile::<S, 1, 4>(s, kv_head, row);
             }
         }
-        for out in out {
-            *out /= total;
+    }
+}
+
+/// What is known of a row's softmax so far.
+#[derive(Clone, Copy)]
+struct Running<S: Simd> {
+    /// The largest score.
+    largest: f32,
+    /// Sums of weights, by position modulo 16.
+    total: S::Lanes,
+}
+
+impl Attend<'_> {
+    /// Where row `row` of a key head, a pair of query and head, lies in `q` and `out`, and its
+    /// position.
+    #[inline(always)]
+    fn row(&self, kv_head: usize, row: usize) -> (usize, usize) {
+        let group = self.params.heads / self.kv.kv_heads();
+        let query = row / group;
+        let head = (kv_head - self.kv_heads.start) * group + row % group;
+        let index = query * self.kv_heads.len() * group + head;
+        (index * self.kv.head_dim(), self.first_position + query)
+    }
+
+    /// The rows `first .. first + T` of a key head; values in parts of `C` vectors.
+    #[inline(always)]
+    fn tile<S: Simd, const T: usize, const C: usize>(
+        &mut self,
+        s: S,
+        kv_head: usize,
+        first: usize,
+    ) {
+        let dim = self.kv.head_dim();
+        let vectors = self.kv.padded_dim() / LANES;
+        let mut q: [&[f32]; T] = [&[]; T];
+        let mut visible: [Range<usize>; T] = std::array::from_fn(|_| 0..0);
+        for t in 0..T {
+            let (start, position) = self.row(kv_head, first + t);
+            q[t] = &self.q[start..start + dim];
+            visible[t] = self.params.visible(position);
+        }
+        let mut running = [Running::<S> {
+            largest: f32::NEG_INFINITY,
+            total: s.splat(0.0),
+        }; T];
+        // `[T, vectors]`.
+        let mut sums = vec![[0.0f32; LANES]; T * vectors];
+        // Rows are in the order of positions, so are both ends of what they see.
+        let blocks = visible[0].start / BLOCK_TOKENS..=(visible[T - 1].end - 1) / BLOCK_TOKENS;
+        for index in blocks {
+            let block = self.block_table[index] as usize;
+            let keys = self.kv.keys(block, kv_head);
+            let scores = scores::<S, T>(s, q, keys);
+            let start = index * BLOCK_TOKENS;
+            let mut weights = [[0.0; LANES]; T];
+            let mut slots: [Range<usize>; T] = std::array::from_fn(|_| 0..0);
+            for t in 0..T {
+                slots[t] = visible[t].start.max(start) - start
+                    ..visible[t].end.clamp(start, start + BLOCK_TOKENS) - start;
+                if slots[t].is_empty() {
+                    continue;
+                }
+                let sums = &mut sums[t * vectors..][..vectors];
+                weights[t] = self.weigh(s, scores[t], slots[t].clone(), &mut running[t], sums);
+            }
+            let values = self.kv.values(block, kv_head).as_chunks::<LANES>().0;
+            if slots.iter().all(|slots| slots.len() == BLOCK_TOKENS) {
+                add_values::<S, T, C>(s, &weights, values, 0..BLOCK_TOKENS, &mut sums);
+            } else {
+                // Slots that a row does not see may hold anything, NaN too.
+                for t in 0..T {
+                    let sums = &mut sums[t * vectors..][..vectors];
+                    let weights = [weights[t]];
+                    add_values::<S, 1, C>(s, &weights, values, slots[t].clone(), sums);
+                }
+            }
+        }
+        for t in 0..T {
+            let (start, _) = self.row(kv_head, first + t);
+            let out = &mut self.out[start..start + dim];
+            let inverse = s.splat(1.0 / s.sum(running[t].total));
+            let sums = &sums[t * vectors..][..vectors];
+            for (out, sum) in out.chunks_mut(LANES).zip(sums) {
+                s.store_partial(s.mul(s.load(sum), inverse), out);
+            }
         }
     }
-    Ok(())
+
+    /// The weights of a block's `slots`, 0 elsewhere, relative to the largest score so far.
+    #[inline(always)]
+    fn weigh<S: Simd>(
+        &self,
+        s: S,
+        scores: S::Lanes,
+        slots: Range<usize>,
+        running: &mut Running<S>,
+        sums: &mut [[f32; LANES]],
+    ) -> [f32; LANES] {
+        let mut scores = s.mul(scores, s.splat(self.params.scale));
+        if let Some(cap) = self.params.soft_cap {
+            scores = cap_lanes(s, scores, cap);
+        }
+        if slots.len() < BLOCK_TOKENS {
+            let mut masked = [0.0; LANES];
+            s.store(scores, &mut masked);
+            masked[..slots.start].fill(f32::NEG_INFINITY);
+            masked[slots.end..].fill(f32::NEG_INFINITY);
+            scores = s.load(&masked);
+        }
+        let largest = s.largest(scores);
+        if largest > running.largest {
+            if running.largest > f32::NEG_INFINITY {
+                let factor = exp(s, s.splat(running.largest - largest));
+                running.total = s.mul(running.total, factor);
+                for sum in sums {
+                    s.store(s.mul(s.load(sum), factor), sum);
+                }
+            }
+            running.largest = largest;
+        }
+        let weights = exp(s, s.sub(scores, s.splat(running.largest)));
+        running.total = s.add(running.total, weights);
+        let mut array = [0.0; LANES];
+        s.store(weights, &mut array);
+        array
+    }
+}
+
+/// The scores of a block's 16 keys, `[dim, 16]`, before scaling.
+#[inline(always)]
+fn scores<S: Simd, const T: usize>(s: S, q: [&[f32]; T], keys: &[f32]) -> [S::Lanes; T] {
+    let keys = keys.as_chunks::<LANES>().0;
+    let (pairs, last) = keys.as_chunks::<2>();
+    let mut even = [s.splat(0.0); T];
+    let mut odd = even;
+    for (i, [key_even, key_odd]) in pairs.iter().enumerate() {
+        let (key_even, key_odd) = (s.load(key_even), s.load(key_odd));
+        for t in 0..T {
+            even[t] = s.fma(s.splat(q[t][2 * i]), key_even, even[t]);
+            odd[t] = s.fma(s.splat(q[t][2 * i + 1]), key_odd, odd[t]);
+        }
+    }
+    if let [key] = last {
+        for t in 0..T {
+            even[t] = s.fma(s.splat(q[t][keys.len() - 1]), s.load(key), even[t]);
+        }
+    }
+    for t in 0..T {
+        even[t] = s.add(even[t], odd[t]);
+    }
+    even
+}
+
+/// Adds `slots` of a block's `values`, `[16, vectors]`, to `sums`, `[T, vectors]`.
+#[inline(always)]
+fn add_values<S: Simd, const T: usize, const C: usize>(
+    s: S,
+    weights: &[[f32; LANES]; T],
+    values: &[[f32; LANES]],
+    slots: Range<usize>,
+    sums: &mut [[f32; LANES]],
+) {
+    let vectors = values.len() / BLOCK_TOKENS;
+    let mut first = 0;
+    while vectors - first >= C {
+        add_vectors::<S, T, C>(s, weights, values, slots.clone(), sums, first);
+        first += C;
+    }
+    while first < vectors {
+        add_vectors::<S, T, 1>(s, weights, values, slots.clone(), sums, first);
+        first += 1;
+    }
+}
+
+/// As [`add_values`], for `C` vectors of a row from `first` on.
+#[inline(always)]
+fn add_vectors<S: Simd, const T: usize, const C: usize>(
+    s: S,
+    weights: &[[f32; LANES]; T],
+    values: &[[f32; LANES]],
+    slots: Range<usize>,
+    sums: &mut [[f32; LANES]],
+    first: usize,
+) {
+    let vectors = values.len() / BLOCK_TOKENS;
+    let mut tile = [[s.splat(0.0); C]; T];
+    for t in 0..T {
+        for c in 0..C {
+            tile[t][c] = s.load(&sums[t * vectors + first + c]);
+        }
+    }
+    for slot in slots {
+        let row = &values[slot * vectors + first..][..C];
+        for t in 0..T {
+            let weight = s.splat(weights[t][slot]);
+            for c in 0..C {
+                tile[t][c] = s.fma(weight, s.load(&row[c]), tile[t][c]);
+            }
+        }
+    }
+    for t in 0..T {
+        for c in 0..C {
+            s.store(tile[t][c], &mut sums[t * vectors + first + c]);
+        }
+    }
 }

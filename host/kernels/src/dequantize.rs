@@ -144,3 +144,60 @@ fn q6_k(block: &[u8], out: &mut [f32]) {
         *out = d * f32::from(scales[i / 16].cast_signed()) * code;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+    use crate::test_support::{bits, rng, weights};
+
+    /// What candle makes of the same bytes.
+    fn candle(weight_type: WeightType, blocks: &[u8], count: usize) -> Vec<f32> {
+        let dtype = match weight_type {
+            WeightType::F32 => GgmlDType::F32,
+            WeightType::F16 => GgmlDType::F16,
+            WeightType::BF16 => {
+                let tensor = Tensor::from_raw_buffer(blocks, DType::BF16, &[count], &Device::Cpu);
+                return tensor
+                    .unwrap()
+                    .to_dtype(DType::F32)
+                    .unwrap()
+                    .to_vec1()
+                    .unwrap();
+            }
+            WeightType::Q4_0 => GgmlDType::Q4_0,
+            WeightType::Q4_1 => GgmlDType::Q4_1,
+            WeightType::Q5_0 => GgmlDType::Q5_0,
+            WeightType::Q5_1 => GgmlDType::Q5_1,
+            WeightType::Q8_0 => GgmlDType::Q8_0,
+            WeightType::Q4K => GgmlDType::Q4K,
+            WeightType::Q5K => GgmlDType::Q5K,
+            WeightType::Q6K => GgmlDType::Q6K,
+        };
+        assert_eq!(
+            (dtype.block_size(), dtype.type_size()),
+            (weight_type.block_len(), weight_type.block_bytes())
+        );
+        let storage = QStorage::from_data(blocks.into(), &Device::Cpu, dtype).unwrap();
+        let tensor = QTensor::new(storage, count).unwrap();
+        tensor.dequantize(&Device::Cpu).unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn every_format_means_what_candle_says() {
+        let mut rng = rng(1);
+        for weight_type in WeightType::ALL {
+            let count = 20 * 256;
+            let blocks = weights(&mut rng, weight_type, count);
+            let mut out = vec![f32::NAN; count];
+            dequantize(weight_type, &blocks, &mut out);
+            assert_eq!(
+                bits(&out),
+                bits(&candle(weight_type, &blocks, count)),
+                "{weight_type}"
+            );
+        }
+    }
+}

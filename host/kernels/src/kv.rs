@@ -167,3 +167,75 @@ impl KvLayer {
         &self.values[(block * self.kv_heads + kv_head) * length..][..length]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_lie_where_the_layout_says() {
+        let (heads, dim) = (2, 5);
+        let mut kv = KvLayer::new(4, 16, heads, dim).unwrap();
+        let positions = [3, 16, 18];
+        let k: Vec<f32> = (0..30).map(|i| i as f32).collect();
+        let v: Vec<f32> = k.iter().map(|k| -k).collect();
+        kv.store(&k, &v, &[2, 1], &positions).unwrap();
+        for (i, position) in positions.into_iter().enumerate() {
+            let (block, slot) = ([2, 1][position / 16], position % 16);
+            for head in 0..heads {
+                for d in 0..dim {
+                    let value = k[(i * heads + head) * dim + d];
+                    assert_eq!(kv.keys(block, head)[d * 16 + slot], value);
+                    assert_eq!(kv.values(block, head)[slot * 16 + d], -value);
+                }
+            }
+        }
+        assert!(
+            kv.keys(0, 0)
+                .iter()
+                .chain(kv.keys(3, 1))
+                .all(|&key| key == 0.0)
+        );
+        assert_eq!(KvLayer::block_bytes(heads, dim), (5 + 16) * 2 * 16 * 4);
+    }
+
+    #[test]
+    fn nothing_is_stored_where_something_is_wrong() {
+        let mut kv = KvLayer::new(2, 16, 1, 4).unwrap();
+        let ones = [1.0; 8];
+        let mut message = |k: &[f32], table: &[u32], positions: &[usize]| {
+            kv.store(k, &ones, table, positions)
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            message(&ones[1..], &[0], &[0, 1]),
+            "k holds 7 elements where its shape needs 8"
+        );
+        assert_eq!(
+            message(&ones, &[0], &[15, 16]),
+            "block table index is 1, the limit is 1"
+        );
+        assert_eq!(
+            message(&ones, &[0, 2], &[15, 16]),
+            "block id is 2, the limit is 2"
+        );
+        assert!(kv.keys(0, 0).iter().all(|&key| key == 0.0));
+    }
+
+    #[test]
+    fn shapes_without_a_kernel_are_named() {
+        let message =
+            |n, tokens, heads, dim| KvLayer::new(n, tokens, heads, dim).unwrap_err().to_string();
+        assert_eq!(message(1, 32, 1, 4), "block_tokens is 32, which must be 16");
+        assert_eq!(
+            message(1, 16, 0, 4),
+            "kv_heads is 0, which must be positive"
+        );
+        assert_eq!(
+            message(1, 16, 1, 0),
+            "head_dim is 0, which must be positive"
+        );
+        assert!(message(usize::MAX / 8, 16, 1, 4).contains("does not fit the address space"));
+    }
+}

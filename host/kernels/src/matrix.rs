@@ -97,3 +97,52 @@ impl<'a> Matrix<'a> {
         &self.data[row * self.row_bytes..][..self.row_bytes]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_and_data_must_agree() {
+        let message = |weight_type, rows, cols, data: &[u8]| {
+            Matrix::new(weight_type, rows, cols, data)
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            message(WeightType::Q4K, 1, 576, &[]),
+            "Q4_K needs columns in multiples of 256, the matrix has 576"
+        );
+        assert_eq!(
+            message(WeightType::Q4_1, 2, 64, &[0; 79]),
+            "matrix data holds 79 elements where its shape needs 80"
+        );
+        assert_eq!(
+            message(WeightType::F32, 1 << 40, 1 << 40, &[]),
+            format!(
+                "matrix of {} x {} elements does not fit the address space",
+                1u64 << 40,
+                1u64 << 42
+            )
+        );
+    }
+
+    #[test]
+    fn rows_are_dequantized_one_by_one() {
+        let data: Vec<u8> = [1.5f32, -2.0, 3.0, 4.0]
+            .into_iter()
+            .flat_map(f32::to_le_bytes)
+            .collect();
+        let w = Matrix::new(WeightType::F32, 2, 2, &data).unwrap();
+        let mut out = [0.0; 2];
+        w.dequantize_row(1, &mut out).unwrap();
+        assert_eq!(out, [3.0, 4.0]);
+        let error = w.dequantize_row(2, &mut out).unwrap_err();
+        assert_eq!(error.to_string(), "row is 2, the limit is 2");
+        let error = w.dequantize_row(0, &mut out[..1]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "out holds 1 elements where its shape needs 2"
+        );
+    }
+}

@@ -15,7 +15,7 @@ mod portable;
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-pub(crate) use math::ROUND;
+pub(crate) use math::{ROUND, exp, tanh};
 pub(crate) use portable::Portable;
 
 #[cfg(target_arch = "x86_64")]
@@ -62,7 +62,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn load_halves(self, rows: RowGroup<'_, Self>, offset: usize) -> Self::Floats;
     fn and(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
     fn or(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
-    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// Low words of the products.
     fn mul_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// `a << bits`, `bits < 32`.

@@ -128,11 +128,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn add_ints(self, a: __m256i, b: __m256i) -> __m256i {
-        with!(self, _mm256_add_epi32(a, b))
-    }
-
-    #[inline(always)]
     fn mul_ints(self, a: __m256i, b: __m256i) -> __m256i {
         with!(self, _mm256_mullo_epi32(a, b))
     }

@@ -132,11 +132,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn add_ints(self, a: __m512i, b: __m512i) -> __m512i {
-        with!(self, _mm512_add_epi32(a, b))
-    }
-
-    #[inline(always)]
     fn mul_ints(self, a: __m512i, b: __m512i) -> __m512i {
         with!(self, _mm512_mullo_epi32(a, b))
     }

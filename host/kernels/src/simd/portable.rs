@@ -77,11 +77,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        map2(a, b, u32::wrapping_add)
-    }
-
-    #[inline(always)]
     fn mul_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
         map2(a, b, u32::wrapping_mul)
     }
