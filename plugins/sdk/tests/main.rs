@@ -1,5 +1,7 @@
 //! What ships beside the code: the contract's copy and the files of a new plugin.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
