@@ -160,45 +160,69 @@ fn sampled_tokens_do_not_depend_on_the_company() {
     drop(others);
 }
 
+/// A runner that notes how many sequences each of its steps has.
+fn noting(runner: SimRunner) -> (SimRunner, Arc<Mutex<Vec<usize>>>) {
+    let sizes: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let noted = Arc::clone(&sizes);
+    let runner = runner.with_faults(move |_, batch| {
+        noted.lock().unwrap().push(batch.sequences.len());
+        None
+    });
+    (runner, sizes)
+}
+
+/// The sizes of the steps that were surely put together after this call, `count` of them: the
+/// step that is under way, or about to be, is not among them.
+fn next_sizes(sizes: &Mutex<Vec<usize>>, count: usize) -> Vec<usize> {
+    let under_way = sizes.lock().unwrap().len();
+    let first = under_way + 1;
+    wait_until("the steps have run", || {
+        sizes.lock().unwrap().len() >= first + count
+    });
+    sizes.lock().unwrap()[first..first + count].to_vec()
+}
+
 #[test]
 fn a_dropped_stream_frees_its_blocks_within_a_step() {
-    let engine = start(
-        SimRunner::default().with_latency(SLOW),
-        EngineConfig::default(),
-    );
-    let long = "x".repeat(500);
-    let gone = engine.submit(request(&long, 1000)).unwrap();
-    let mut stays = engine.submit(request("y", 1000)).unwrap();
+    let answer = "z".repeat(2000);
+    let (runner, sizes) = noting(SimRunner::default().answering(&answer).with_latency(SLOW));
+    let engine = start(runner, EngineConfig::default());
+    let stays = engine.submit(request("y", 2000)).unwrap();
+    let stays = std::thread::spawn(move || read(stays));
+    let gone = engine.submit(request(&"x".repeat(400), 2000)).unwrap();
     wait_until("both run", || engine.stats().running == 2);
+    assert!(engine.stats().full_blocks.used >= 26);
     drop(gone);
-    // One step may be under way; the next one is without it.
-    let before = engine.stats().steps;
-    wait_until("it is gone", || engine.stats().running == 1);
-    assert!(engine.stats().steps <= before + 2);
-    assert!(engine.stats().full_blocks.used <= 2);
-    assert!(matches!(stays.blocking_next(), Some(TokenEvent::Token(_))));
+    assert_eq!(next_sizes(&sizes, 3), [1, 1, 1]);
+    assert!(engine.stats().full_blocks.used < 26);
+    engine.blocking_shutdown(Duration::ZERO);
+    assert!(stays.join().unwrap().1.is_err());
 }
 
 #[test]
 fn a_newcomer_joins_while_others_decode() {
-    let runner = SimRunner::default()
-        .answering(&"z".repeat(2000))
-        .with_latency(SLOW);
+    let answer = "z".repeat(2000);
+    let (runner, sizes) = noting(SimRunner::default().answering(&answer).with_latency(SLOW));
     let engine = start(runner, EngineConfig::default());
-    let mut first = engine.submit(request("a", 5000)).unwrap();
+    let mut first = engine.submit(request("a", 2000)).unwrap();
     first.blocking_next().unwrap();
-    let mut second = engine.submit(request("b", 5000)).unwrap();
-    let before = engine.stats().steps;
-    second.blocking_next().unwrap();
-    assert!(engine.stats().steps <= before + 4);
-    assert_eq!(engine.stats().running, 2);
+    let first = std::thread::spawn(move || read(first));
+    let _second = engine.submit(request("b", 2000)).unwrap();
+    assert_eq!(next_sizes(&sizes, 3), [2, 2, 2]);
+    engine.blocking_shutdown(Duration::ZERO);
+    assert!(first.join().unwrap().1.is_err());
 }
 
 #[test]
 fn a_full_queue_is_said_at_once() {
+    // So slow that the running one never fills its channel, which would free its seat.
+    let latency = SimLatency {
+        per_decode_step: Duration::from_millis(100),
+        ..SLOW
+    };
     let runner = SimRunner::default()
         .answering(&"z".repeat(500))
-        .with_latency(SLOW);
+        .with_latency(latency);
     let config = EngineConfig {
         max_num_seqs: 1,
         max_queued: 2,
