@@ -1,5 +1,7 @@
 //! The Gapura inference engine: tokens in, tokens out. It knows neither HTTP nor WebAssembly.
 
+#![warn(missing_docs)]
+
 mod checkpoint;
 mod engine;
 mod engine_loop;
