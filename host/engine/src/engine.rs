@@ -30,6 +30,12 @@ use crate::{
     token_stream::TokenStream,
 };
 
+/// Most alternatives that a report of logprobs names.
+const MAX_ALTERNATIVES: u32 = 20;
+
+/// Stands for a grace beyond what clocks can count.
+const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What an operator may turn. Zero is refused everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -212,7 +218,8 @@ impl Engine {
 
     fn begin_shutdown(&self, grace: Duration) {
         self.shared.is_shutting_down.store(true, Relaxed);
-        let deadline = Instant::now() + grace;
+        let now = Instant::now();
+        let deadline = now.checked_add(grace).unwrap_or(now + LONGEST_GRACE);
         // A failed send means that the thread has ended already.
         let _ = self.commands.send(Command::Shutdown { deadline });
     }
@@ -288,6 +295,19 @@ impl GenerateRequest {
                 return Err(EngineError::UnknownToken {
                     id,
                     vocab_size: model.vocab_size,
+                });
+            }
+        }
+        let reports = [
+            ("logprobs", self.logprobs),
+            ("prompt_logprobs", self.prompt_logprobs),
+        ];
+        for (name, alternatives) in reports {
+            if let Some(count) = alternatives.filter(|&count| count > MAX_ALTERNATIVES) {
+                return Err(EngineError::InvalidParameter {
+                    name,
+                    value: count.to_string(),
+                    allowed: "0 to 20",
                 });
             }
         }

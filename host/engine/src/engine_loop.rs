@@ -133,9 +133,9 @@ impl EngineLoop {
         match self.execute(&step.batch) {
             Ok(output) => {
                 let (results, failed) = self.draw(&step, output);
+                self.fail(failed);
                 let events = self.scheduler.update(&step, results, Instant::now());
                 self.deliver(events);
-                self.fail(failed);
                 self.count(&step);
             }
             Err(error) => self.fail_step(&step, &error),

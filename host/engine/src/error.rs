@@ -31,7 +31,8 @@ pub enum EngineError {
     /// A parameter outside its range.
     #[error("{name} is {value}, allowed is {allowed}")]
     InvalidParameter {
-        /// The field's name, as in [`SamplingParams`](crate::SamplingParams).
+        /// The field's name, as in [`GenerateRequest`](crate::GenerateRequest) or
+        /// [`SamplingParams`](crate::SamplingParams).
         name: &'static str,
         /// The value.
         value: String,

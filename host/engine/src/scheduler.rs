@@ -126,7 +126,8 @@ impl Scheduler {
     }
 
     /// Takes in a step's results, one for each of its sequences, and tells what the clients
-    /// are to hear. Sequences that ended are gone and their blocks are free.
+    /// are to hear. Sequences that ended are gone and their blocks are free; results of
+    /// sequences that were removed since are ignored.
     pub(crate) fn update(
         &mut self,
         step: &Step,

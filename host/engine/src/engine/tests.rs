@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use super::*;
 use crate::{
     request::{FinishReason, SamplingParams, StopParams, TokenEvent, Usage},
+    runner::{Batch, RowOutput, RunnerError, StepOutput},
     sim::{SimFault, SimLatency, SimRunner, SimToken, sim_tokens},
 };
 
@@ -74,6 +75,37 @@ fn is_at_rest(engine: &Engine) -> bool {
         && stats.waiting == 0
         && stats.full_blocks.used == 0
         && stats.windowed_blocks.used == 0
+}
+
+/// A runner whose rows are no numbers for sequences that begin with `n`.
+struct Broken(SimRunner, Option<StepOutput>);
+
+impl ModelRunner for Broken {
+    fn model(&self) -> &ModelInfo {
+        self.0.model()
+    }
+
+    fn allocate_kv(&mut self, plan: KvPlan) -> Result<(), RunnerError> {
+        self.0.allocate_kv(plan)
+    }
+
+    fn submit(&mut self, batch: &Batch) -> Result<(), RunnerError> {
+        self.0.submit(batch)?;
+        let mut output = self.0.collect()?;
+        for (part, rows) in batch.sequences.iter().zip(&mut output.rows) {
+            if part.tokens[0] == TokenId(b'n'.into()) {
+                for row in rows {
+                    *row = RowOutput::Logits(vec![f32::NAN; 263]);
+                }
+            }
+        }
+        self.1 = Some(output);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<StepOutput, RunnerError> {
+        Ok(self.1.take().unwrap())
+    }
 }
 
 #[test]
@@ -286,6 +318,28 @@ fn a_failed_step_fails_its_requests_and_no_other() {
 }
 
 #[test]
+fn a_row_without_numbers_fails_its_request_alone() {
+    let runner = Broken(SimRunner::default(), None);
+    let engine = Engine::start(Box::new(runner), EngineConfig::default()).unwrap();
+    let streams = ["no", "yes"].map(|prompt| engine.submit(request(prompt, 50)).unwrap());
+    let [broken, whole] = streams.map(read);
+    let error = broken.1.unwrap_err().to_string();
+    assert!(
+        error.ends_with("no logit at position 2 is finite"),
+        "{error}"
+    );
+    assert_eq!(whole.0, "You said: yes");
+    wait_until("all is free", || is_at_rest(&engine));
+    assert_eq!(engine.stats().failed_steps, 0);
+}
+
+#[test]
+fn handles_go_anywhere() {
+    fn is_shareable<T: Clone + Send + Sync + 'static>() {}
+    is_shareable::<Engine>();
+}
+
+#[test]
 fn a_stale_or_shared_block_would_be_noticed() {
     // The check that the tests above rely on: the runner reads what the blocks hold.
     let mut runner = SimRunner::default();
@@ -370,6 +424,12 @@ fn requests_that_can_never_be_served_are_refused_at_once() {
     let mut hot = request("a", 1);
     hot.sampling.temperature = 3.0;
     assert_eq!(refused(hot), "temperature is 3, allowed is 0 to 2");
+    let mut curious = request("a", 1);
+    curious.prompt_logprobs = Some(21);
+    assert_eq!(
+        refused(curious),
+        "prompt_logprobs is 21, allowed is 0 to 20"
+    );
 }
 
 #[test]
@@ -415,6 +475,8 @@ fn shutdown_lets_what_was_accepted_end() {
     });
     let texts = streams.map(|stream| read(stream).0);
     assert_eq!(texts, ["You said: a", "You said: b"]);
+    // Once more, and for ever, is no harm.
+    engine.blocking_shutdown(Duration::MAX);
     shutdown.join().unwrap();
     assert!(!engine.stats().alive);
 }
