@@ -1,6 +1,8 @@
 //! The one thread that owns the device: it takes requests in, has the scheduler put steps
 //! together and the runner run them, draws tokens and tells the clients.
 
+mod draw;
+
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
@@ -13,19 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rayon::prelude::*;
 use tokio::sync::mpsc::Sender;
 use tracing::{debug, error};
 
 use crate::{
     error::EngineError,
     request::{GenerateRequest, TokenEvent},
-    runner::{
-        Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, RowOutput, RunnerError, StepOutput,
-    },
-    sampler::{self, DrawContext},
+    runner::{Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, RunnerError, StepOutput},
     scheduler::{Scheduler, SchedulerLimits, Step},
-    sequence::{Sequence, SequenceId, SequenceResult},
+    sequence::SequenceId,
     stats::{QueueSlot, SharedStats},
 };
 
@@ -132,7 +130,7 @@ impl EngineLoop {
         self.release_queue_slots(&step);
         match self.execute(&step.batch) {
             Ok(output) => {
-                let (results, failed) = self.draw(&step, output);
+                let (results, failed) = draw::results(&self.scheduler, &step, output);
                 self.fail(failed);
                 let events = self.scheduler.update(&step, results, Instant::now());
                 self.deliver(events);
@@ -260,32 +258,6 @@ impl EngineLoop {
         Ok(output)
     }
 
-    /// Scores and draws, in parallel: rows do not depend on each other.
-    fn draw(
-        &self,
-        step: &Step,
-        output: StepOutput,
-    ) -> (Vec<SequenceResult>, Vec<(SequenceId, EngineError)>) {
-        let scheduler = &self.scheduler;
-        let parts = step.ids.par_iter().zip(&step.batch.sequences);
-        let drawn: Vec<_> = parts
-            .zip(output.rows)
-            .map(|((&id, part), rows)| match scheduler.running_sequence(id) {
-                Some(sequence) => read_rows(sequence, part, rows),
-                None => Ok(SequenceResult::default()),
-            })
-            .collect();
-        let mut failed = Vec::new();
-        let mut results = Vec::with_capacity(drawn.len());
-        for (&id, result) in step.ids.iter().zip(drawn) {
-            results.push(result.unwrap_or_else(|error| {
-                failed.push((id, error));
-                SequenceResult::default()
-            }));
-        }
-        (results, failed)
-    }
-
     fn deliver(&mut self, events: Vec<(SequenceId, TokenEvent)>) {
         for (id, event) in events {
             let is_last = matches!(event, TokenEvent::Finished { .. });
@@ -361,47 +333,6 @@ impl EngineLoop {
             .store(self.scheduler.num_preemptions(), Relaxed);
         stats.beat();
     }
-}
-
-/// Turns the rows that a step returned for `part` into scores and the next token.
-fn read_rows(
-    sequence: &Sequence,
-    part: &BatchSequence,
-    rows: Vec<RowOutput>,
-) -> Result<SequenceResult, EngineError> {
-    let mut result = SequenceResult::default();
-    let end = part.first_position + part.tokens.len();
-    let first_row_position = end - rows.len();
-    for (index, row) in rows.into_iter().enumerate() {
-        let position = first_row_position + index + 1;
-        match (row, sequence.token_at(position)) {
-            (RowOutput::Logits(logits), Some(token)) => {
-                let num_alternatives = sequence.num_score_alternatives().unwrap_or(0);
-                result
-                    .scores
-                    .push(sampler::score(&logits, token, num_alternatives));
-            }
-            (RowOutput::Logits(logits), None) => {
-                let context = DrawContext {
-                    params: sequence.sampling(),
-                    seed: sequence.seed(),
-                    position,
-                    prompt: sequence.prompt(),
-                    generated: sequence.generated(),
-                    forbidden: sequence.forbidden_tokens().collect(),
-                    logprobs: sequence.logprobs(),
-                };
-                result.next = Some(sampler::sample(logits, &context)?);
-            }
-            (RowOutput::Sampled(token), None) => result.next = Some(token),
-            (RowOutput::Sampled(_), Some(_)) => {
-                return Err(EngineError::Step {
-                    message: format!("the runner drew a token at {position}, within the prompt"),
-                });
-            }
-        }
-    }
-    Ok(result)
 }
 
 fn fail(events: &Sender<TokenEvent>, cause: EngineError) {

@@ -124,6 +124,78 @@ fn an_answer_comes_with_its_usage() {
     wait_until("all is free", || is_at_rest(&engine));
 }
 
+/// The token ids of an answer to `prompt`, under `stop`.
+fn token_ids(engine: &Engine, change: impl FnOnce(&mut GenerateRequest)) -> Vec<u32> {
+    let mut request = request("a", 6);
+    request.sampling.temperature = 0.0;
+    change(&mut request);
+    let mut stream = engine.submit(request).unwrap();
+    let mut ids = Vec::new();
+    while let Some(event) = stream.blocking_next() {
+        if let TokenEvent::Token(token) = event {
+            ids.push(token.id.0);
+        }
+    }
+    ids
+}
+
+#[test]
+fn end_tokens_are_obeyed_ignored_and_forbidden_as_asked() {
+    let engine = start(
+        SimRunner::default().answering("ya"),
+        EngineConfig::default(),
+    );
+    let eos = SimToken::EOS.id().0;
+    let [y, a] = [b'y', b'a'].map(u32::from);
+    assert_eq!(token_ids(&engine, |_| ()), [y, a, eos]);
+    assert_eq!(
+        token_ids(&engine, |request| request.stop.ignore_eos = true),
+        [y, a, eos, eos, eos, eos]
+    );
+    // Where the end may not come the lowest of the other, equal logits does.
+    assert_eq!(
+        token_ids(&engine, |request| request.stop.min_tokens = 4),
+        [y, a, 0, 0, eos]
+    );
+    assert_eq!(
+        token_ids(&engine, |request| request.stop.stop_token_ids =
+            vec![TokenId(y)]),
+        [y]
+    );
+}
+
+#[test]
+fn penalties_see_what_was_generated() {
+    let engine = start(
+        SimRunner::default().answering("yyy"),
+        EngineConfig::default(),
+    );
+    let ids = token_ids(&engine, |request| {
+        request.sampling.frequency_penalty = 2.0;
+        // `b` is 59 behind, so 30 times `y` would be needed; with this bias, one is.
+        request.sampling.logit_bias = vec![(TokenId(b'b'.into()), 59.0)];
+    });
+    assert_eq!(ids[..3], [b'y', b'b', b'y'].map(u32::from));
+}
+
+#[test]
+fn logprobs_come_with_each_token_where_asked_for() {
+    let engine = start(
+        SimRunner::default().answering("ya"),
+        EngineConfig::default(),
+    );
+    let mut asked = request("a", 6);
+    asked.logprobs = Some(2);
+    let mut stream = engine.submit(asked).unwrap();
+    let Some(TokenEvent::Token(token)) = stream.blocking_next() else {
+        panic!("no token");
+    };
+    let logprobs = token.logprobs.unwrap();
+    assert_eq!(logprobs.id, token.id);
+    assert_eq!(logprobs.top[0], (token.id, logprobs.logprob));
+    assert_eq!(logprobs.top.len(), 2);
+}
+
 #[test]
 fn alone_batched_chunked_and_preempted_give_the_same_tokens() {
     let prompts: Vec<String> = (0..12)

@@ -1,0 +1,79 @@
+//! From a step's rows to what they mean for each sequence: scores of its prompt, and its next
+//! token.
+
+use rayon::prelude::*;
+
+use crate::{
+    error::EngineError,
+    runner::{BatchSequence, RowOutput, StepOutput},
+    sampler::{self, DrawContext},
+    scheduler::{Scheduler, Step},
+    sequence::{Sequence, SequenceId, SequenceResult},
+};
+
+/// One result for each sequence of the step, in order, and which of them failed. Rows do not
+/// depend on each other, so they are read in parallel.
+pub(super) fn results(
+    scheduler: &Scheduler,
+    step: &Step,
+    output: StepOutput,
+) -> (Vec<SequenceResult>, Vec<(SequenceId, EngineError)>) {
+    let parts = step.ids.par_iter().zip(&step.batch.sequences);
+    let drawn: Vec<_> = parts
+        .zip(output.rows)
+        .map(|((&id, part), rows)| match scheduler.running_sequence(id) {
+            Some(sequence) => read_rows(sequence, part, rows),
+            None => Ok(SequenceResult::default()),
+        })
+        .collect();
+    let mut failed = Vec::new();
+    let mut results = Vec::with_capacity(drawn.len());
+    for (&id, result) in step.ids.iter().zip(drawn) {
+        results.push(result.unwrap_or_else(|error| {
+            failed.push((id, error));
+            SequenceResult::default()
+        }));
+    }
+    (results, failed)
+}
+
+/// Turns the rows that a step returned for `part` into scores and the next token.
+fn read_rows(
+    sequence: &Sequence,
+    part: &BatchSequence,
+    rows: Vec<RowOutput>,
+) -> Result<SequenceResult, EngineError> {
+    let mut result = SequenceResult::default();
+    let end = part.first_position + part.tokens.len();
+    let first_row_position = end - rows.len();
+    for (index, row) in rows.into_iter().enumerate() {
+        let position = first_row_position + index + 1;
+        match (row, sequence.token_at(position)) {
+            (RowOutput::Logits(logits), Some(token)) => {
+                let num_alternatives = sequence.num_score_alternatives().unwrap_or(0);
+                result
+                    .scores
+                    .push(sampler::score(&logits, token, num_alternatives));
+            }
+            (RowOutput::Logits(logits), None) => {
+                let context = DrawContext {
+                    params: sequence.sampling(),
+                    seed: sequence.seed(),
+                    position,
+                    prompt: sequence.prompt(),
+                    generated: sequence.generated(),
+                    forbidden: sequence.forbidden_tokens().collect(),
+                    logprobs: sequence.logprobs(),
+                };
+                result.next = Some(sampler::sample(logits, &context)?);
+            }
+            (RowOutput::Sampled(token), None) => result.next = Some(token),
+            (RowOutput::Sampled(_), Some(_)) => {
+                return Err(EngineError::Step {
+                    message: format!("the runner drew a token at {position}, within the prompt"),
+                });
+            }
+        }
+    }
+    Ok(result)
+}
