@@ -23,8 +23,12 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 const MAX_MESSAGE_CHARS: usize = 600;
 
 /// An error answer: `{"error":{"message","type","param","code"}}`, all four keys always.
+/// Boxed, because it is a part of nearly every result.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ApiError {
+pub struct ApiError(Box<Parts>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct Parts {
     status: StatusCode,
     kind: &'static str,
     message: String,
@@ -48,7 +52,7 @@ enum Retry {
 impl ApiError {
     /// An error of any status. `kind` is OpenAI's `type`.
     pub fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             status,
             kind,
             message: truncated(message.into()),
@@ -56,7 +60,7 @@ impl ApiError {
             code: None,
             retry: Retry::Unsaid,
             chain: None,
-        }
+        }))
     }
 
     /// 400: the request is wrong as it stands.
@@ -112,14 +116,14 @@ impl ApiError {
     /// 429 with the time after which a retry makes sense.
     pub fn too_many_requests(message: impl Into<String>, after: Duration) -> Self {
         let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message);
-        error.retry = Retry::After(after);
+        error.0.retry = Retry::After(after);
         error
     }
 
     /// 503 with the time after which a retry makes sense.
     pub fn unavailable(message: impl Into<String>, after: Duration) -> Self {
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message);
-        error.retry = Retry::After(after);
+        error.0.retry = Retry::After(after);
         error
     }
 
@@ -196,65 +200,65 @@ impl ApiError {
     /// Names the offending field.
     #[must_use]
     pub fn with_param(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        self.0.param = Some(param.into());
         self
     }
 
     /// Adds a stable, machine-readable cause.
     #[must_use]
     pub fn with_code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
-        self.code = Some(code.into());
+        self.0.code = Some(code.into());
         self
     }
 
     /// Asks SDKs not to send the request again, although the status suggests it.
     #[must_use]
     pub fn no_retry(mut self) -> Self {
-        self.retry = Retry::Never;
+        self.0.retry = Retry::Never;
         self
     }
 
     /// Names the plugins that the request had to do with, for the header `x-gapura-chain`.
     #[must_use]
     pub fn with_chain(mut self, chain: HeaderValue) -> Self {
-        self.chain = Some(chain);
+        self.0.chain = Some(chain);
         self
     }
 
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// The text for the client.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// The machine-readable cause.
     pub fn code(&self) -> Option<&str> {
-        self.code.as_deref()
+        self.0.code.as_deref()
     }
 
     /// The body, as an error answer and as an event of a stream that has begun.
     pub fn body(&self) -> Value {
         json!({ "error": {
-            "message": self.message,
-            "type": self.kind,
-            "param": self.param,
-            "code": self.code,
+            "message": self.0.message,
+            "type": self.0.kind,
+            "param": self.0.param,
+            "code": self.0.code,
         }})
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body())).into_response();
+        let mut response = (self.0.status, Json(self.body())).into_response();
         let headers = response.headers_mut();
-        if let Some(chain) = self.chain {
+        if let Some(chain) = self.0.chain {
             headers.insert(X_GAPURA_CHAIN, chain);
         }
-        match self.retry {
+        match self.0.retry {
             Retry::Unsaid => {}
             Retry::Never => {
                 headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
@@ -348,7 +352,7 @@ impl From<Refusal> for ApiError {
         let mut error = Self::new(status, "invalid_request_error", refusal.message)
             .with_code(refusal.code)
             .no_retry();
-        error.param = refusal.param;
+        error.0.param = refusal.param;
         error
     }
 }

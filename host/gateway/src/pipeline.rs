@@ -50,6 +50,7 @@ pub async fn run(
     call: Call,
     record: &mut RequestRecord,
 ) -> Result<Answer, ApiError> {
+    plan::check_limits(&call.chat.sampling, call.options.n, &call.route.limits)?;
     let services = services::services(state, model);
     let Call {
         route,

@@ -10,7 +10,7 @@ use crate::openai::sampling::{self, Delivery, MAX_TOP_LOGPROBS, Options};
 use crate::openai::unsupported;
 
 /// What a completion generates where the client does not say, as OpenAI has it.
-const DEFAULT_MAX_TOKENS: u32 = 16;
+pub const DEFAULT_MAX_TOKENS: u32 = 16;
 /// Most prompts of one request; each is answered like a request of its own.
 const MAX_PROMPTS: usize = 256;
 
@@ -32,7 +32,8 @@ pub struct CompletionRequest {
     pub prompts: Vec<RawPrompt>,
     /// Begin the answer with the prompt, and its logprobs with the prompt's.
     pub echo: bool,
-    /// What plugins see and may change. `max_tokens` is always there and may be 0.
+    /// What plugins see and may change. `max_tokens` may be 0; without one
+    /// [`DEFAULT_MAX_TOKENS`] are generated.
     pub sampling: Sampling,
     /// What they do not.
     pub options: Options,
@@ -54,7 +55,7 @@ impl CompletionRequest {
         let echo = fields.take::<bool>("echo")?.unwrap_or(false);
         let mut sampling = sampling::take_sampling(&mut fields)?;
         let max_tokens = fields.take_integer("max_tokens", 0..=u32::MAX)?;
-        sampling.max_tokens = Some(max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
+        sampling.max_tokens = max_tokens;
         let mut options = sampling::take_options(&mut fields)?;
         options.logprobs = take_logprobs(&mut fields)?;
         options.prompt_logprobs = options.logprobs.filter(|_| echo);
@@ -172,7 +173,7 @@ mod tests {
         ] {
             let request = parse(&format!(r#"{{"prompt":{prompt}}}"#)).unwrap();
             assert_eq!(request.prompts, expected);
-            assert_eq!(request.sampling.max_tokens, Some(16));
+            assert_eq!(request.sampling.max_tokens, None);
         }
     }
 

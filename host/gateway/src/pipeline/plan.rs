@@ -27,11 +27,40 @@ pub(super) struct Plan {
     first: GenerateRequest,
 }
 
+/// Refuses a client's wishes beyond what the route gives. What validators amend later is
+/// brought within the limits in silence, for it is not the client's doing.
+///
+/// # Errors
+/// 400 that names field, value and limit.
+pub(super) fn check_limits(
+    asked: &Sampling,
+    num_choices: u32,
+    limits: &SamplingLimits,
+) -> Result<(), ApiError> {
+    let max_choices = limits.max_choices.unwrap_or(DEFAULT_MAX_CHOICES);
+    if num_choices > max_choices {
+        let message = format!("n is {num_choices}, this route gives at most {max_choices}");
+        return Err(ApiError::invalid("n", message));
+    }
+    if let (Some(asked), Some(limit)) = (asked.max_tokens, limits.max_tokens)
+        && asked > limit
+    {
+        let message = format!("max_tokens is {asked}, this route gives at most {limit}");
+        return Err(ApiError::invalid("max_tokens", message));
+    }
+    if let (Some(asked), Some(limit)) = (asked.temperature, limits.max_temperature)
+        && asked > limit
+    {
+        let message = format!("temperature is {asked}, this route gives at most {limit}");
+        return Err(ApiError::invalid("temperature", message));
+    }
+    Ok(())
+}
+
 /// Plans the answers to `prompt`.
 ///
 /// # Errors
-/// 400 where the prompt and the tokens asked for do not fit the context, or more answers are
-/// wanted than the route gives.
+/// 400 where the prompt and the tokens asked for do not fit the context.
 pub(super) fn plan(
     model: &LoadedModel,
     route: &Route,
@@ -39,11 +68,6 @@ pub(super) fn plan(
     options: &Options,
     prompt: Tokens,
 ) -> Result<Plan, ApiError> {
-    let max_choices = route.limits.max_choices.unwrap_or(DEFAULT_MAX_CHOICES);
-    if options.n > max_choices {
-        let message = format!("n is {}, this route gives at most {max_choices}", options.n);
-        return Err(ApiError::invalid("n", message));
-    }
     let info = model.engine.model();
     let num_tokens = prompt.ids.len();
     let max_tokens = max_tokens(&chat.sampling, route, num_tokens, info.context_length)?;

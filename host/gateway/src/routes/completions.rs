@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::app::read_body;
 use crate::error::ApiError;
-use crate::openai::completion::{CompletionRequest, RawPrompt};
+use crate::openai::completion::{CompletionRequest, DEFAULT_MAX_TOKENS, RawPrompt};
 use crate::openai::completion_answer::{CompletionAnswer, CompletionChoice};
 use crate::openai::identity::Identity;
 use crate::openai::logprobs::{CompletionLogprobs, ScoredToken};
@@ -58,9 +58,11 @@ async fn begin(
 ) -> Result<Begun, ApiError> {
     let deadline = Deadline::after(state.server.request_timeout);
     let body = read_body(request, &state.server).await?;
-    let request = CompletionRequest::parse(&body)?;
+    let mut request = CompletionRequest::parse(&body)?;
     let model = state.ready_model()?;
     let route = target.route(&state.routes.load(), request.model.as_deref())?;
+    let default = DEFAULT_MAX_TOKENS.min(route.limits.max_tokens.unwrap_or(u32::MAX));
+    request.sampling.max_tokens.get_or_insert(default);
     let is_stream = request.delivery.is_stream();
     record.asked_by(target.caller.tenant.as_deref(), is_stream);
     record.routed(&route.name, route.chain.label());
