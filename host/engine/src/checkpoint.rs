@@ -102,6 +102,14 @@ impl Checkpoint {
         })
     }
 
+    /// Where the model is: its file or folder.
+    pub fn path(&self) -> &Path {
+        match &self.source {
+            Source::Gguf(file) => file.path(),
+            Source::Hub(folder) => folder.dir(),
+        }
+    }
+
     /// What the model is.
     pub fn config(&self) -> &ModelConfig {
         &self.config

@@ -159,6 +159,14 @@ pub enum LoadError {
         /// What the operator can change.
         advice: &'static str,
     },
+    /// The operating system gives no threads to compute with.
+    #[error("cannot start {threads} threads to compute with: {reason}")]
+    Threads {
+        /// How many were wanted.
+        threads: usize,
+        /// Why not.
+        reason: String,
+    },
     /// The files ask for something that is not built, such as another quantization or scaling.
     #[error("{} asks for {feature}, which is not supported; supported: {supported}", path.display())]
     UnsupportedFeature {

@@ -7,7 +7,9 @@ mod engine;
 mod engine_loop;
 mod error;
 mod kv_cache;
+mod layers;
 mod model_config;
+mod models;
 mod request;
 mod runner;
 mod sampler;
@@ -28,8 +30,8 @@ pub use request::{
     TokenLogprobs, Usage,
 };
 pub use runner::{
-    BLOCK_TOKENS, Batch, BatchSequence, BlockId, KvLayout, KvPlan, ModelInfo, ModelRunner,
-    OutputRows, RowOutput, RunnerError, SamplingInput, StepOutput,
+    BLOCK_TOKENS, Batch, BatchSequence, BlockId, CpuModel, CpuOptions, CpuRunner, KvLayout, KvPlan,
+    ModelInfo, ModelRunner, OutputRows, RowOutput, RunnerError, SamplingInput, StepOutput,
 };
 pub use stats::{BlockUsage, EngineStats};
 pub use text_stream::{Detokenizer, TextDelta, TextStream};

@@ -2,7 +2,11 @@
 //! runs it. Everything that a step needs travels in the batch, so that it can be replayed by
 //! any backend.
 
+mod cpu;
+
 use thiserror::Error;
+
+pub use cpu::{CpuModel, CpuOptions, CpuRunner};
 
 use crate::request::{SampledToken, SamplingParams, TokenId};
 

@@ -1,0 +1,51 @@
+//! [`Embedding`]: token ids to vectors.
+
+use gapura_kernels::{KernelError, scale};
+
+use super::load::matrix;
+use crate::{
+    checkpoint::{Checkpoint, Weight},
+    error::LoadError,
+    request::TokenId,
+};
+
+/// A row of the table for each token, scaled where the model wants it.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    /// `[vocab_size, hidden_size]`.
+    weight: Weight,
+    scale: f32,
+}
+
+impl Embedding {
+    /// The table `{name}.weight`.
+    ///
+    /// # Errors
+    /// [`LoadError::MissingTensor`], [`LoadError::WrongShape`].
+    pub(crate) fn load(checkpoint: &Checkpoint, name: &str) -> Result<Self, LoadError> {
+        let config = checkpoint.config();
+        let shape = [config.vocab_size, config.hidden_size];
+        let weight = matrix(checkpoint, &format!("{name}.weight"), shape)?;
+        Ok(Self {
+            weight,
+            scale: config.embedding_scale,
+        })
+    }
+
+    /// The table itself, for a model whose output layer is tied to it.
+    pub(crate) fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    /// `out`: `[tokens, hidden_size]`.
+    pub(crate) fn forward(&self, tokens: &[TokenId], out: &mut [f32]) -> Result<(), KernelError> {
+        let table = self.weight.matrix();
+        for (token, row) in tokens.iter().zip(out.chunks_exact_mut(table.cols())) {
+            table.dequantize_row(token.0 as usize, row)?;
+        }
+        if self.scale != 1.0 {
+            scale(out, self.scale);
+        }
+        Ok(())
+    }
+}
