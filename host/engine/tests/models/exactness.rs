@@ -1,0 +1,102 @@
+//! A request's logprobs do not depend on what runs beside it: alone, batched, in other chunks and
+//! after preemption they are the same, bit for bit.
+
+use gapura_engine::{Engine, EngineConfig, GenerateRequest};
+
+use crate::support::{Answer, FIXTURES, fixture, greedy, run_together, scored, start};
+
+const ANSWER_TOKENS: u32 = 60;
+
+/// Prompts of many lengths, about the edges of pages and windows.
+fn prompts() -> Vec<Vec<u32>> {
+    [1, 2, 15, 16, 17, 31, 47, 48, 49, 99, 150]
+        .into_iter()
+        .enumerate()
+        .map(|(n, len)| {
+            // Any fixed spread over the text tokens 6 to 261 will do.
+            let token = |i: usize| ((i * i * 31 + i * 17 + n * 101) % 256 + 6) as u32;
+            std::iter::once(2).chain((1..len).map(token)).collect()
+        })
+        .collect()
+}
+
+fn requests() -> Vec<GenerateRequest> {
+    prompts()
+        .iter()
+        .map(|prompt| greedy(prompt, ANSWER_TOKENS))
+        .collect()
+}
+
+/// One after the other, each prompt whole in one step.
+fn alone(name: &str) -> Vec<Answer> {
+    let engine = start(&fixture(name), EngineConfig::default());
+    requests()
+        .into_iter()
+        .flat_map(|request| run_together(&engine, vec![request]))
+        .collect()
+}
+
+fn together(name: &str, config: EngineConfig) -> (Vec<Answer>, Engine) {
+    let engine = start(&fixture(name), config);
+    (run_together(&engine, requests()), engine)
+}
+
+#[test]
+fn batched_answers_equal_those_alone() {
+    for name in FIXTURES {
+        let (batched, _) = together(name, EngineConfig::default());
+        assert_eq!(batched, alone(name), "{name}");
+    }
+}
+
+#[test]
+fn small_chunks_equal_whole_prompts() {
+    for name in FIXTURES {
+        let config = EngineConfig {
+            max_num_seqs: 5,
+            max_batched_tokens: 13,
+            ..EngineConfig::default()
+        };
+        let (chunked, _) = together(name, config);
+        assert_eq!(chunked, alone(name), "{name}");
+    }
+}
+
+#[test]
+fn preempted_answers_equal_those_alone() {
+    for name in FIXTURES {
+        // Room for two or three sequences where eleven want to run.
+        let layout = start(&fixture(name), EngineConfig::default()).model().kv;
+        let kv_bytes = 32 * (layout.full_block_bytes + layout.windowed_block_bytes);
+        let config = EngineConfig {
+            kv_bytes,
+            max_batched_tokens: 64,
+            context_length: Some(256),
+            ..EngineConfig::default()
+        };
+        let (preempted, engine) = together(name, config);
+        assert!(
+            engine.stats().preemptions > 0,
+            "{name} was never short of blocks"
+        );
+        assert_eq!(preempted, alone(name), "{name}");
+    }
+}
+
+/// Scoring computes the prompt's rows that generation skips; both see the same model.
+#[test]
+fn scoring_a_generated_text_gives_the_logprobs_it_was_generated_with() {
+    for name in FIXTURES {
+        let engine = start(&fixture(name), EngineConfig::default());
+        let prompt = &prompts()[4];
+        let answer = run_together(&engine, vec![greedy(prompt, ANSWER_TOKENS)]).remove(0);
+        let text: Vec<u32> = prompt.iter().copied().chain(answer.ids()).collect();
+        let scores = run_together(&engine, vec![scored(&text, 1)]).remove(0);
+        let generated: Vec<_> = answer
+            .tokens
+            .into_iter()
+            .map(|token| token.logprobs.unwrap())
+            .collect();
+        assert_eq!(scores.prompt[prompt.len() - 1..], generated, "{name}");
+    }
+}

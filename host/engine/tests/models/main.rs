@@ -1,0 +1,11 @@
+//! Real, tiny models through the engine's own batched, paged path.
+
+// `cfg(test)` tells clippy that helpers, too, may unwrap.
+#[cfg(test)]
+mod exactness;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod support;

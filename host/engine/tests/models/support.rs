@@ -1,0 +1,97 @@
+//! Fixtures, an engine over them, and what came back of a request.
+
+use std::path::{Path, PathBuf};
+
+use gapura_engine::{
+    CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, SampledToken,
+    SamplingParams, StopParams, TokenEvent, TokenId, TokenLogprobs, TokenStream,
+};
+
+/// The tiny models that the repository carries.
+pub(crate) const FIXTURES: [&str; 3] = ["tiny-gemma2-b", "tiny-gemma3", "tiny-llama"];
+
+/// The folder of a fixture.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures")
+        .join(name)
+}
+
+/// An engine over the model in `path`.
+pub(crate) fn start(path: &Path, config: EngineConfig) -> Engine {
+    let model = CpuRunner::load(path, CpuOptions { threads: Some(2) }).unwrap();
+    Engine::start(Box::new(model.runner), config).unwrap()
+}
+
+/// A greedy request for exactly `max_tokens`, with five logprobs for every token of the answer.
+pub(crate) fn greedy(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
+    GenerateRequest {
+        request_id: "test".into(),
+        prompt: prompt.iter().map(|id| TokenId(*id)).collect(),
+        sampling: SamplingParams {
+            temperature: 0.0,
+            ..SamplingParams::default()
+        },
+        stop: StopParams {
+            max_tokens,
+            min_tokens: 0,
+            ignore_eos: true,
+            stop_token_ids: vec![],
+        },
+        logprobs: Some(5),
+        prompt_logprobs: None,
+    }
+}
+
+/// As [`greedy`], with five logprobs for every token of the prompt too.
+pub(crate) fn scored(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
+    GenerateRequest {
+        prompt_logprobs: Some(5),
+        ..greedy(prompt, max_tokens)
+    }
+}
+
+/// What a request gave.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) prompt: Vec<TokenLogprobs>,
+    pub(crate) tokens: Vec<SampledToken>,
+}
+
+impl Answer {
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        self.tokens.iter().map(|token| token.id.0).collect()
+    }
+}
+
+/// Submits everything at once and waits for all of it.
+pub(crate) fn run_together(engine: &Engine, requests: Vec<GenerateRequest>) -> Vec<Answer> {
+    let streams: Vec<TokenStream> = requests
+        .into_iter()
+        .map(|request| engine.submit(request).unwrap())
+        .collect();
+    // Streams are bounded; a thread each keeps any from holding its sequence up.
+    std::thread::scope(|scope| {
+        let answers: Vec<_> = streams
+            .into_iter()
+            .map(|stream| scope.spawn(|| collect(stream)))
+            .collect();
+        answers
+            .into_iter()
+            .map(|answer| answer.join().unwrap())
+            .collect()
+    })
+}
+
+fn collect(mut stream: TokenStream) -> Answer {
+    let mut answer = Answer::default();
+    while let Some(event) = stream.blocking_next() {
+        match event {
+            TokenEvent::Prompt(logprobs) => answer.prompt.extend(logprobs),
+            TokenEvent::Token(token) => answer.tokens.push(token),
+            TokenEvent::Finished { reason, .. } => assert_eq!(reason, FinishReason::Length),
+            TokenEvent::Failed(error) => panic!("{error}"),
+        }
+    }
+    answer
+}
