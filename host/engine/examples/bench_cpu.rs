@@ -1,0 +1,167 @@
+//! Times one model on the CPU and prints JSON; `tests/bench/cpu.py` races it against llama.cpp.
+//!
+//! ```text
+//! echo '{"ids": [2, 651, …], "decode": 128, "warm_up": 8}' | bench_cpu MODEL --threads 1
+//! ```
+//!
+//! Prefill and decode go through the engine, batch 1, greedy.
+
+use std::{
+    error::Error,
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+    time::Instant,
+};
+
+use gapura_engine::{
+    CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, SamplingParams, StopParams,
+    TokenEvent, TokenId,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Deserialize)]
+struct Request {
+    ids: Vec<u32>,
+    decode: u32,
+    warm_up: usize,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    prefill_s: f64,
+    prefill_cpu_s: f64,
+    decode_s: f64,
+    decode_cpu_s: f64,
+    peak_rss_bytes: u64,
+    kv_bytes: u64,
+    greedy: Vec<u32>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (path, threads) =
+        arguments().ok_or("usage: bench_cpu MODEL [--threads N] < request.json")?;
+    let request: Request = serde_json::from_reader(io::stdin().lock())?;
+    let runner = CpuRunner::load(&path, CpuOptions { threads })?.runner;
+    let context_length = request.ids.len() + request.decode as usize + 8;
+    let engine = Engine::start(
+        Box::new(runner),
+        EngineConfig {
+            max_num_seqs: 1,
+            context_length: Some(context_length),
+            ..EngineConfig::default()
+        },
+    )?;
+
+    generate(&engine, &request.ids[..request.warm_up], 2)?;
+    let run = generate(&engine, &request.ids, request.decode + 1)?;
+    let [start, first, end] = run.times;
+    let kv = engine.stats();
+    let layout = engine.model().kv;
+    let measured = Measured {
+        prefill_s: first.wall - start.wall,
+        prefill_cpu_s: first.cpu - start.cpu,
+        decode_s: end.wall - first.wall,
+        decode_cpu_s: end.cpu - first.cpu,
+        peak_rss_bytes: peak_rss_bytes()?,
+        kv_bytes: kv.full_blocks.total as u64 * layout.full_block_bytes
+            + kv.windowed_blocks.total as u64 * layout.windowed_block_bytes,
+        greedy: run.greedy,
+    };
+    writeln!(io::stdout(), "{}", serde_json::to_string(&measured)?)?;
+    Ok(())
+}
+
+fn arguments() -> Option<(PathBuf, Option<usize>)> {
+    let mut arguments = std::env::args_os().skip(1);
+    let path = arguments.next()?.into();
+    match (arguments.next(), arguments.next()) {
+        (None, _) => Some((path, None)),
+        (Some(flag), Some(threads)) if flag == "--threads" => {
+            Some((path, Some(threads.to_str()?.parse().ok()?)))
+        }
+        _ => None,
+    }
+}
+
+struct Run {
+    /// At submission, at the first token and at the last.
+    times: [Clock; 3],
+    greedy: Vec<u32>,
+}
+
+fn generate(engine: &Engine, ids: &[u32], max_tokens: u32) -> Result<Run, Box<dyn Error>> {
+    let start = Clock::now()?;
+    let mut stream = engine.submit(GenerateRequest {
+        request_id: "bench".into(),
+        prompt: ids.iter().map(|id| TokenId(*id)).collect(),
+        sampling: SamplingParams {
+            temperature: 0.0,
+            ..SamplingParams::default()
+        },
+        stop: StopParams {
+            max_tokens,
+            min_tokens: 0,
+            ignore_eos: true,
+            stop_token_ids: vec![],
+        },
+        logprobs: None,
+        prompt_logprobs: None,
+    })?;
+    let (mut first, mut greedy) = (None, Vec::new());
+    while let Some(event) = stream.blocking_next() {
+        match event {
+            TokenEvent::Token(token) => {
+                greedy.push(token.id.0);
+                if first.is_none() {
+                    first = Some(Clock::now()?);
+                }
+            }
+            TokenEvent::Failed(error) => return Err(error.into()),
+            TokenEvent::Prompt(_) | TokenEvent::Finished { .. } => {}
+        }
+    }
+    let first = first.ok_or("no token came")?;
+    Ok(Run {
+        times: [start, first, Clock::now()?],
+        greedy,
+    })
+}
+
+/// Seconds since some moment, on the wall and of this process's threads.
+#[derive(Clone, Copy)]
+struct Clock {
+    wall: f64,
+    cpu: f64,
+}
+
+impl Clock {
+    fn now() -> Result<Self, Box<dyn Error>> {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        let wall = START.get_or_init(Instant::now).elapsed().as_secs_f64();
+        // Linux counts in hundredths of a second; user and system time are fields 14 and 15, and
+        // the name before them may hold spaces.
+        let stat = fs::read_to_string("/proc/self/stat")?;
+        let fields = stat.rsplit(") ").next().ok_or("/proc/self/stat")?;
+        let ticks: Vec<f64> = fields
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            wall,
+            cpu: ticks.iter().sum::<f64>() / 100.0,
+        })
+    }
+}
+
+fn peak_rss_bytes() -> Result<u64, Box<dyn Error>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .ok_or("no VmHWM")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib * 1024)
+}
