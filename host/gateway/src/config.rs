@@ -19,6 +19,7 @@ use std::{
 
 pub use env::Environment;
 pub use error::ConfigError;
+pub(crate) use error::nearest;
 pub use file::{Device, FailurePolicyName, GrantName, LogFormat, Quantize, SamplingSection};
 pub use overrides::Overrides;
 
@@ -114,8 +115,8 @@ pub struct ModelConfig {
     pub hub_token: Option<Secret>,
     /// Where it runs.
     pub device: Device,
-    /// Threads that compute.
-    pub threads: NonZeroUsize,
+    /// Threads that compute; `None` lets the engine choose.
+    pub threads: Option<NonZeroUsize>,
     /// Memory for keys and values; `None` lets the engine choose.
     pub kv_memory_bytes: Option<u64>,
     /// Most tokens of prompt and answer together; `None` is the model's own limit.
@@ -190,7 +191,7 @@ pub struct PluginLimits {
     pub output_bytes: usize,
     /// Bytes of the answer that `respond` may hold back.
     pub held_bytes: usize,
-    /// Log lines per request.
+    /// Log lines per call.
     pub log_lines: u32,
 }
 
@@ -220,7 +221,7 @@ pub struct BindingConfig {
     pub plugin: String,
     /// What its `config` import returns, as a JSON object.
     pub settings: serde_json::Value,
-    /// The imports that it gets.
+    /// The imports that it gets beside `config`.
     pub grants: Vec<GrantName>,
     /// What happens when a call fails; `None` is `closed`.
     pub on_failure: Option<FailurePolicyName>,

@@ -4,6 +4,7 @@ pub mod app;
 pub mod auth;
 pub mod builtin;
 pub mod config;
+pub mod controller;
 pub mod error;
 pub mod openai;
 pub mod pipeline;

@@ -1,5 +1,6 @@
 //! The HTTP endpoints: each reads its request, asks the pipeline and shapes the answer.
 
+pub mod admin;
 mod answering;
 pub(crate) mod chat;
 pub(crate) mod completions;

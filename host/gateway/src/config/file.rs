@@ -171,7 +171,7 @@ pub struct ModelSection {
     /// `none`; `8bit` and `4bit` at load are refused until they exist (a GGUF file is quantized
     /// already). Default `none`.
     pub quantize: Quantize,
-    /// Threads that compute. Default: as many as there are cores.
+    /// Threads that compute. Default: one for each physical core.
     pub threads: Option<NonZeroUsize>,
     /// Memory for keys and values in MiB. Default: the engine's choice.
     pub kv_memory_mib: Option<NonZeroUsize>,
@@ -322,7 +322,7 @@ pub struct PluginLimitsSection {
     pub output_kib: Option<NonZeroU32>,
     /// KiB of the answer that `respond` may hold back. Default 64.
     pub held_kib: Option<NonZeroU32>,
-    /// Log lines per request; more are counted and dropped. Default 16.
+    /// Log lines per call; more are counted and dropped. Default 64.
     pub log_lines: Option<u32>,
 }
 
@@ -360,10 +360,10 @@ pub struct BindingSection {
     /// What the plugin's `config` import returns, as a JSON object. Default `{}`.
     #[serde(default)]
     pub settings: toml::Table,
-    /// The host interfaces that the plugin may import. A binding with settings may always
-    /// import `config`. Default `["log", "config"]`.
-    #[serde(default)]
-    pub grants: Option<Vec<GrantName>>,
+    /// The host interfaces that the plugin may import, beside its own settings (`config`).
+    /// Default `["log"]`: it is rate-limited, and without it a plugin's panic has no message.
+    #[serde(default = "default_grants")]
+    pub grants: Vec<GrantName>,
     /// What happens when a call fails: `closed` answers with 500, `open` goes on without the
     /// plugin. Default `closed`.
     #[serde(default)]
@@ -374,6 +374,10 @@ pub struct BindingSection {
     /// What the plugin may use; goes before `[plugins.limits]`.
     #[serde(default)]
     pub limits: PluginLimitsSection,
+}
+
+fn default_grants() -> Vec<GrantName> {
+    vec![GrantName::Log]
 }
 
 /// A host interface that a plugin may import.

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    num::{NonZeroU32, NonZeroUsize},
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -288,7 +288,7 @@ pub(super) fn resolve(
             hub: tree.model.hub,
             hub_token: environment.hub_token.clone(),
             device: tree.model.device,
-            threads: tree.model.threads.unwrap_or_else(all_cores),
+            threads: tree.model.threads,
             kv_memory_bytes: tree.model.kv_memory_mib.map(|mib| (mib.get() as u64) << 20),
             context_length: tree.model.context_length,
         },
@@ -359,7 +359,7 @@ pub(crate) const BASE_LIMITS: PluginLimits = PluginLimits {
     delta_deadline: Duration::from_millis(5),
     output_bytes: 1 << 20,
     held_bytes: 64 << 10,
-    log_lines: 16,
+    log_lines: 64,
 };
 
 fn sampling_defaults(section: &SamplingSection, base: SamplingDefaults) -> SamplingDefaults {
@@ -417,18 +417,11 @@ fn resolve_route(
 }
 
 fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingConfig {
-    let mut grants = binding
-        .grants
-        .clone()
-        .unwrap_or_else(|| vec![GrantName::Log, GrantName::Config]);
-    if !binding.settings.is_empty() && !grants.contains(&GrantName::Config) {
-        grants.push(GrantName::Config);
-    }
     BindingConfig {
         plugin: binding.plugin.clone(),
         settings: serde_json::to_value(&binding.settings)
             .expect("check_tree has turned every settings table into JSON"),
-        grants,
+        grants: binding.grants.clone(),
         on_failure: binding.on_failure,
         force_open: binding.force_open && binding.on_failure == Some(FailurePolicyName::Open),
         limits: plugin_limits(&binding.limits, limits),
@@ -440,7 +433,7 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
     let template = BindingSection {
         plugin: crate::builtin::DEFAULT_TEMPLATE.to_owned(),
         settings: toml::Table::new(),
-        grants: None,
+        grants: vec![GrantName::Log],
         on_failure: None,
         force_open: false,
         limits: PluginLimitsSection::default(),
@@ -467,10 +460,6 @@ fn relative_model(folder: &Path, source: String) -> String {
         }
     }
     source
-}
-
-fn all_cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 /// `$XDG_CACHE_HOME` or its like; a folder in the working directory where there is no home.

@@ -1,0 +1,137 @@
+//! From a configuration and loaded plugins to a route table.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use gapura_engine::ModelInfo;
+use gapura_plugin_runtime::{Binding, Chain, FailurePolicy, Grants, Import, Limits, Plugin};
+
+use super::ControlError;
+use crate::{
+    builtin,
+    config::{
+        BindingConfig, Config, FailurePolicyName, GrantName, PluginLimits, RouteConfig, nearest,
+    },
+    routing::{Route, RouteTable},
+};
+
+/// Whether a route of `config` binds the plugin `name`.
+pub(super) fn binds(config: &Config, name: &str) -> bool {
+    config.routes.iter().any(|route| route_binds(route, name))
+}
+
+fn route_binds(route: &RouteConfig, name: &str) -> bool {
+    route.plugins.iter().any(|binding| binding.plugin == name)
+}
+
+/// The table of `config` over `plugins`. With `changed` (the table in force and the name of the
+/// one plugin that differs from it) the routes that do not bind it are kept as they are.
+pub(super) fn build(
+    config: &Config,
+    model: Option<&ModelInfo>,
+    plugins: &BTreeMap<String, Plugin>,
+    changed: Option<(&RouteTable, &str)>,
+) -> Result<RouteTable, ControlError> {
+    let mut routes = Vec::with_capacity(config.routes.len());
+    for route in &config.routes {
+        let kept = changed
+            .filter(|(_, name)| !route_binds(route, name))
+            .and_then(|(table, _)| table.by_name(&route.name));
+        routes.push(match kept {
+            Some(kept) => Arc::clone(kept),
+            None => Arc::new(Route::new(route, Arc::new(chain(route, plugins)?))),
+        });
+    }
+    Ok(RouteTable::new(routes, &model_names(config, model)))
+}
+
+fn chain(route: &RouteConfig, plugins: &BTreeMap<String, Plugin>) -> Result<Chain, ControlError> {
+    let mut bindings = Vec::with_capacity(route.plugins.len());
+    for binding in &route.plugins {
+        let Some(plugin) = plugins.get(&binding.plugin) else {
+            return Err(unknown_plugin(&route.name, &binding.plugin, plugins));
+        };
+        bindings.push(bind(plugin.clone(), binding));
+    }
+    Ok(Chain::new(&route.name, bindings)?)
+}
+
+fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
+    let imports = config.grants.iter().map(|grant| match grant {
+        GrantName::Log => Import::Log,
+        GrantName::Config => Import::Config,
+        GrantName::Tokenizer => Import::Tokenizer,
+    });
+    Binding {
+        plugin,
+        settings: config.settings.clone(),
+        grants: Grants::with(imports),
+        limits: limits(&config.limits),
+        on_failure: match config.on_failure {
+            Some(FailurePolicyName::Open) => FailurePolicy::Open,
+            Some(FailurePolicyName::Closed) | None => FailurePolicy::Closed,
+        },
+        allow_open_validator: config.force_open,
+    }
+}
+
+fn limits(config: &PluginLimits) -> Limits {
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Limits {
+        memory_bytes: config.memory_bytes as u64,
+        call_ms: millis(config.call_deadline),
+        delta_ms: millis(config.delta_deadline),
+        output_bytes: config.output_bytes as u64,
+        held_bytes: config.held_bytes as u64,
+        log_lines: u64::from(config.log_lines),
+        ..Limits::default()
+    }
+}
+
+fn unknown_plugin(route: &str, plugin: &str, plugins: &BTreeMap<String, Plugin>) -> ControlError {
+    let names: Vec<&str> = plugins.keys().map(String::as_str).collect();
+    let hint = nearest(plugin, names.iter().copied())
+        .map_or(String::new(), |name| format!("did you mean `{name}`? "));
+    ControlError::UnknownPlugin {
+        route: route.to_owned(),
+        plugin: plugin.to_owned(),
+        advice: format!(
+            "{hint}there are {}; others come from [plugins] dir as {plugin}.wasm",
+            names.join(", ")
+        ),
+    }
+}
+
+/// `config` with the built-in template of `architecture` on the route that asks for it.
+pub(super) fn fit_template(config: &Config, architecture: &str) -> Config {
+    let mut config = config.clone();
+    for route in config
+        .routes
+        .iter_mut()
+        .filter(|route| route.template_by_architecture)
+    {
+        for binding in &mut route.plugins {
+            builtin::template_for(architecture).clone_into(&mut binding.plugin);
+        }
+    }
+    config
+}
+
+/// The names that mean the model itself: the configured one, or else what the model calls
+/// itself (before it is loaded, what its source suggests), and its id on the hub.
+fn model_names(config: &Config, model: Option<&ModelInfo>) -> Vec<String> {
+    let source = config.model.source.as_deref().unwrap_or_default();
+    if let Some(name) = &config.model.name {
+        return vec![name.clone()];
+    }
+    let is_file = Path::new(source).exists();
+    let stem = Path::new(source).file_stem().filter(|_| is_file);
+    let mut names: Vec<String> = match (model, stem) {
+        (Some(model), _) => vec![model.id.clone()],
+        (None, Some(stem)) => vec![stem.to_string_lossy().into_owned()],
+        (None, None) => Vec::new(),
+    };
+    if !is_file && !source.is_empty() && !names.iter().any(|name| name == source) {
+        names.push(source.to_owned());
+    }
+    names
+}

@@ -1,0 +1,162 @@
+//! `/admin/v1`: what the operator may see and change while the server runs. A thin layer over
+//! the [`Controller`]: every answer is JSON, every error has the API's shape.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{
+        DefaultBodyLimit, FromRequest as _, Path, Request, State, rejection::BytesRejection,
+    },
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    auth::Auth,
+    controller::{ControlError, Controller, Origin, PluginStatus},
+    error::ApiError,
+};
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Admin {
+    controller: Arc<Controller>,
+    auth: Arc<ArcSwap<Auth>>,
+    max_plugin_bytes: usize,
+}
+
+/// The routes under `/admin/v1`. Without a configured token all of them answer 404.
+pub fn router(controller: Arc<Controller>) -> Router {
+    let max_plugin_bytes = controller.config().admin.max_plugin_bytes;
+    let admin = Admin {
+        auth: controller.auth(),
+        controller,
+        max_plugin_bytes,
+    };
+    let inner = Router::new()
+        .route("/plugins", get(list_plugins))
+        .route("/plugins/{name}", put(push_plugin).get(show_plugin))
+        .route("/routes", get(list_routes))
+        .route("/reload", post(reload))
+        .route("/history", get(history))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(max_plugin_bytes))
+        .layer(middleware::from_fn_with_state(admin.clone(), demand_token))
+        .with_state(admin);
+    Router::new().nest("/admin/v1", inner)
+}
+
+/// Comes before everything else, the body included.
+async fn demand_token(
+    State(admin): State<Admin>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    admin.auth.load().authenticate_admin(request.headers())?;
+    Ok(next.run(request).await)
+}
+
+async fn push_plugin(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let limit = admin.max_plugin_bytes;
+    let component = Bytes::from_request(request, &())
+        .await
+        .map_err(|error| match error {
+            BytesRejection::FailedToBufferBody(inner)
+                if inner.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+            {
+                ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "invalid_request_error",
+                    format!("the component is larger than the limit of {limit} bytes"),
+                )
+                .with_code("component_too_large")
+            }
+            other => ApiError::bad_request(format!("the body did not come in whole: {other}")),
+        })?;
+    let controller = admin.controller;
+    let status = blocking(move || controller.push(&name, &component)).await?;
+    let location = format!("/admin/v1/plugins/{}", status.name);
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(status),
+    )
+        .into_response())
+}
+
+async fn list_plugins(State(admin): State<Admin>) -> Json<Value> {
+    let refused: Vec<Value> = admin
+        .controller
+        .refusals()
+        .into_iter()
+        .map(|(name, refusal)| json!({ "name": name, "refused": refusal }))
+        .collect();
+    Json(json!({ "plugins": admin.controller.plugins(), "refused": refused }))
+}
+
+async fn show_plugin(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+) -> Result<Json<PluginStatus>, ApiError> {
+    let status = admin.controller.plugin(&name).ok_or_else(|| {
+        ApiError::not_found(format!("there is no plugin `{name}`")).with_code("plugin_not_found")
+    })?;
+    Ok(Json(status))
+}
+
+async fn list_routes(State(admin): State<Admin>) -> Json<Value> {
+    Json(json!({ "routes": admin.controller.route_statuses() }))
+}
+
+async fn reload(State(admin): State<Admin>) -> Result<Json<Value>, ApiError> {
+    let controller = Arc::clone(&admin.controller);
+    blocking(move || controller.reload(Origin::Admin)).await?;
+    Ok(Json(
+        json!({ "reloaded": true, "routes": admin.controller.route_statuses() }),
+    ))
+}
+
+async fn history(State(admin): State<Admin>) -> Json<Value> {
+    Json(json!({ "history": admin.controller.history() }))
+}
+
+async fn unknown_path() -> ApiError {
+    ApiError::not_found(
+        "there is no such administration endpoint; there are plugins, plugins/{name}, routes, \
+         reload and history",
+    )
+    .with_code("unknown_endpoint")
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "invalid_request_error",
+        "this endpoint does not take this method",
+    )
+    .with_code("method_not_allowed")
+}
+
+/// Runs a change where it may compile and touch files.
+async fn blocking<T: Send + 'static>(
+    change: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(change).await {
+        Ok(result) => result.map_err(ApiError::from),
+        Err(error) => {
+            tracing::error!(%error, "a change panicked");
+            Err(ApiError::internal())
+        }
+    }
+}
