@@ -3,13 +3,17 @@
 pub mod app;
 pub mod auth;
 pub mod builtin;
+pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod error;
+pub mod model_loader;
 pub mod openai;
 pub mod pipeline;
 pub mod routes;
 pub mod routing;
+pub mod serve;
+pub mod server;
 pub mod state;
 pub mod telemetry;
 pub mod version;

@@ -1,0 +1,55 @@
+//! `gapura check`: everything that `serve` would refuse, without loading the model.
+
+use std::{
+    io::{self, Write as _},
+    sync::Arc,
+};
+
+use clap::Args;
+
+use super::ConfigArgs;
+use crate::{
+    config::{self, Environment, Overrides},
+    controller::Controller,
+    serve::plugin_runtime,
+    telemetry::Metrics,
+};
+
+/// Which configuration to check.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gapura check --config gapura.toml
+  gapura check --print-default > gapura.toml")]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Write the commented default configuration and end.
+    #[arg(long)]
+    print_default: bool,
+}
+
+impl CheckArgs {
+    /// Reads the configuration, loads every plugin and builds every chain.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.print_default {
+            out.write_all(config::DEFAULT_TOML.as_bytes())?;
+            return Ok(());
+        }
+        let flags = Overrides::default();
+        let config = self.config.load(&flags)?;
+        let runtime = plugin_runtime(&config)?;
+        let metrics = Arc::new(Metrics::new());
+        let controller =
+            Controller::start(config, Environment::of_process(), flags, runtime, metrics)?;
+        for route in controller.route_statuses() {
+            let mark = if route.default { " (default)" } else { "" };
+            writeln!(out, "route {}{mark}: {}", route.name, route.chain)?;
+        }
+        for (name, refusal) in controller.refusals() {
+            writeln!(out, "warning: {name}: {}", refusal.reason)?;
+        }
+        writeln!(out, "the configuration is right")?;
+        Ok(())
+    }
+}

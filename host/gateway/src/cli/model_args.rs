@@ -1,0 +1,42 @@
+//! The flags that name a model and say where it runs, shared by `serve` and `generate`.
+
+use std::num::NonZeroUsize;
+
+use clap::Args;
+
+use crate::config::{Device, Overrides, Quantize};
+
+/// Which model, and where it runs.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ModelArgs {
+    /// A hub id, a folder with config.json, a .gguf file, or `sim` (scripted answers, for tests).
+    #[arg(long, short, value_name = "ID|DIR|FILE", env = "GAPURA_MODEL")]
+    pub model: Option<String>,
+    /// Where it runs.
+    #[arg(long, value_enum, env = "GAPURA_DEVICE")]
+    pub device: Option<Device>,
+    /// Make the weights smaller while they load.
+    #[arg(long, value_enum)]
+    pub quantize: Option<Quantize>,
+    /// Threads that compute. Default: one for each physical core.
+    #[arg(long, env = "GAPURA_THREADS")]
+    pub threads: Option<NonZeroUsize>,
+    /// Most tokens of prompt and answer together.
+    #[arg(long, value_name = "TOKENS")]
+    pub context_length: Option<NonZeroUsize>,
+    /// Memory for keys and values.
+    #[arg(long, value_name = "MIB")]
+    pub kv_memory_mib: Option<NonZeroUsize>,
+}
+
+impl ModelArgs {
+    /// Writes them into `overrides`.
+    pub(crate) fn apply(&self, overrides: &mut Overrides) {
+        overrides.model = self.model.clone();
+        overrides.device = self.device;
+        overrides.quantize = self.quantize;
+        overrides.threads = self.threads;
+        overrides.context_length = self.context_length;
+        overrides.kv_memory_mib = self.kv_memory_mib;
+    }
+}

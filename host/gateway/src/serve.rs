@@ -1,0 +1,277 @@
+//! A server's life: listen, load plugins, answer while the model loads, serve, drain.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use axum::Router;
+use gapura_plugin_runtime::{PluginRuntime, RuntimeConfig};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    app,
+    config::{Config, Environment, Overrides},
+    controller::{Controller, Origin, Watch},
+    model_loader, routes,
+    server::{self, Drained, Timeouts},
+    state::{AppState, LoadedModel},
+    telemetry::Metrics,
+    version,
+};
+
+/// After the drain: for the engine to end its last step and the thread to be joined.
+const ENGINE_GRACE: Duration = Duration::from_secs(2);
+
+/// The plugin runtime that `config` asks for.
+///
+/// # Errors
+/// A cache folder that cannot be written, or no threads.
+pub fn plugin_runtime(config: &Config) -> anyhow::Result<PluginRuntime> {
+    let runtime = PluginRuntime::new(RuntimeConfig {
+        cache_dir: Some(config.plugins.cache_dir.clone()),
+        max_component_bytes: config.admin.max_plugin_bytes as u64,
+        ..RuntimeConfig::default()
+    })?;
+    Ok(runtime)
+}
+
+/// Serves until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+///
+/// # Errors
+/// Whatever keeps the server from starting, and a model that cannot be loaded.
+pub async fn serve(
+    config: Config,
+    environment: Environment,
+    flags: Overrides,
+) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        config.model.source.is_some(),
+        "no model: name one with --model, MODEL_NAME or [model] source \
+         (a hub id, a folder, a .gguf file, or `sim`)"
+    );
+    let mut signals = Signals::new()?;
+    let listener = server::bind(config.server.listen).await?;
+    let admin_listener = match config.admin.listen {
+        Some(at) => Some(server::bind(at).await?),
+        None => None,
+    };
+    let address = listener.local_addr()?;
+
+    let metrics = Arc::new(Metrics::new());
+    let controller = start_controller(&config, environment, flags, &metrics).await?;
+    let _watch = Watch::start(&controller)?;
+    let state = Arc::new(AppState::new(
+        config.server.clone(),
+        controller.routes(),
+        controller.auth(),
+        Arc::clone(&metrics),
+    ));
+
+    let (stop, stopped) = watch::channel(false);
+    let timeouts = Timeouts {
+        header: config.server.header_timeout,
+        drain: config.server.drain_timeout,
+    };
+    let admin = routes::admin::router(Arc::clone(&controller));
+    let servers: Vec<JoinHandle<Drained>> = match admin_listener {
+        None => vec![spawn(
+            listener,
+            app::app(Arc::clone(&state), admin),
+            timeouts,
+            stopped,
+        )],
+        Some(own) => vec![
+            spawn(
+                listener,
+                app::app(Arc::clone(&state), Router::new()),
+                timeouts,
+                stopped.clone(),
+            ),
+            spawn(own, admin, timeouts, stopped),
+        ],
+    };
+    show(&banner(&config, &controller, address));
+
+    let loading = load_in_background(&config, &controller);
+    let loaded = tokio::select! {
+        loaded = loading => Some(loaded),
+        () = signals.end(&controller) => None,
+    };
+    match loaded {
+        Some(Ok(model)) => {
+            let engine = model.engine.clone();
+            state.model.fill(model);
+            metrics.model_loaded();
+            show(&format!("  ready     http://{address}/v1\n"));
+            signals.end(&controller).await;
+            state.drain();
+            drain(stop, servers).await;
+            engine.shutdown(ENGINE_GRACE).await;
+            Ok(())
+        }
+        Some(Err(error)) => {
+            state.model.fail();
+            stop.send_replace(true);
+            Err(error.context("cannot load the model"))
+        }
+        None => {
+            state.drain();
+            drain(stop, servers).await;
+            Ok(())
+        }
+    }
+}
+
+async fn start_controller(
+    config: &Config,
+    environment: Environment,
+    flags: Overrides,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Arc<Controller>> {
+    let (config, metrics) = (config.clone(), Arc::clone(metrics));
+    let start = move || {
+        let runtime = plugin_runtime(&config)?;
+        let controller = Controller::start(config, environment, flags, runtime, metrics)?;
+        anyhow::Ok(Arc::new(controller))
+    };
+    tokio::task::spawn_blocking(start)
+        .await
+        .context("loading the plugins panicked")?
+}
+
+fn spawn(
+    listener: tokio::net::TcpListener,
+    app: Router,
+    timeouts: Timeouts,
+    mut stopped: watch::Receiver<bool>,
+) -> JoinHandle<Drained> {
+    tokio::spawn(server::serve(listener, app, timeouts, async move {
+        // An error means that the sender is gone, and the server with it.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }))
+}
+
+/// Loads the model on a thread of its own; the routes learn its name before it answers.
+async fn load_in_background(
+    config: &Config,
+    controller: &Arc<Controller>,
+) -> anyhow::Result<LoadedModel> {
+    let (done, result) = oneshot::channel();
+    let (config, controller) = (config.clone(), Arc::clone(controller));
+    std::thread::Builder::new()
+        .name("gapura-load".to_owned())
+        .spawn(move || {
+            let started = Instant::now();
+            let loaded = model_loader::load(&config).and_then(|model| {
+                controller.model_known(model.engine.model())?;
+                Ok(model)
+            });
+            let seconds = started.elapsed().as_secs_f64();
+            if let Ok(model) = &loaded {
+                let info = model.engine.model();
+                tracing::info!(
+                    model = info.id,
+                    seconds,
+                    device = info.device,
+                    "loaded the model"
+                );
+            }
+            // Nobody listens any more when the server was stopped meanwhile.
+            let _ = done.send(loaded);
+        })
+        .context("cannot start a thread to load the model")?;
+    result
+        .await
+        .context("loading the model panicked; the log says where")?
+}
+
+async fn drain(stop: watch::Sender<bool>, servers: Vec<JoinHandle<Drained>>) {
+    tracing::info!("draining");
+    stop.send_replace(true);
+    for server in servers {
+        match server.await {
+            Ok(Drained::Whole) => {}
+            Ok(Drained::Cut) => tracing::warn!("the drain's deadline cut running requests"),
+            Err(error) => tracing::error!(%error, "a server ended badly"),
+        }
+    }
+}
+
+/// The signals that a server heeds.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the end; reloads on the way.
+    async fn end(&mut self, controller: &Arc<Controller>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    let controller = Arc::clone(controller);
+                    // The controller logs how it went.
+                    drop(tokio::task::spawn_blocking(move || controller.reload(Origin::Signal)));
+                }
+            }
+        }
+    }
+}
+
+fn banner(config: &Config, controller: &Controller, address: std::net::SocketAddr) -> String {
+    let routes = controller.route_statuses();
+    let names: Vec<&str> = routes.iter().map(|route| route.name.as_str()).collect();
+    let access = match (config.keys.len(), address.ip().is_loopback()) {
+        (0, true) => "no API key set: local only".to_owned(),
+        (0, false) => "no API key set: OPEN to whoever reaches this port".to_owned(),
+        (1, _) => "1 API key".to_owned(),
+        (count, _) => format!("{count} API keys"),
+    };
+    let admin = match (&config.admin.token, config.admin.listen) {
+        (None, _) => "off (set GAPURA_ADMIN_TOKEN to push plugins)".to_owned(),
+        (Some(_), None) => format!("http://{address}/admin/v1"),
+        (Some(_), Some(at)) => format!("http://{at}/admin/v1"),
+    };
+    let source = config.model.source.as_deref().unwrap_or_default();
+    let mut text = String::new();
+    let lines = [
+        ("gapura", version::SHORT.to_owned()),
+        ("model", format!("{source} (loading)")),
+        ("routes", names.join(", ")),
+        ("api", format!("http://{address}/v1")),
+        ("access", access),
+        ("admin", admin),
+    ];
+    for (name, value) in lines {
+        writeln!(text, "  {name:<9} {value}").expect("a string takes all that is written");
+    }
+    text
+}
+
+/// For the person who started the server; log lines are for machines too.
+fn show(text: &str) {
+    // Nothing depends on somebody reading it.
+    let _ = io::stdout()
+        .lock()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush());
+}
