@@ -73,8 +73,8 @@ impl Activation for GeluTanh {
         let square = s.mul(x, x);
         let factor = s.fma(
             square,
-            s.splat(-2.0 * 0.797_884_56 * 0.044_715),
-            s.splat(-1.595_769_1),
+            s.splat(-2.0 * 0.797_884_6 * 0.044_715),
+            s.splat(-1.595_769),
         );
         let e = exp(s, s.mul(x, factor));
         s.div(x, s.add(s.splat(1.0), e))

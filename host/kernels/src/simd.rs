@@ -120,7 +120,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The largest, by [`max`](Self::max) in the order of [`sum`](Self::sum).
     fn largest(self, a: Self::Lanes) -> f32;
 
-    /// Asks for the cache line at `offset`, which may lie outside `bytes`.
+    /// Asks for the cache line at `offset`, which may lie outside `bytes`, for the second-level
+    /// cache.
     fn prefetch(self, bytes: &[u8], offset: usize);
 
     /// Up to 16 values, zeros behind them.
@@ -199,13 +200,12 @@ impl Isa {
 
     /// All that this machine has, the best last.
     pub(crate) fn available() -> Vec<Self> {
-        let mut available = vec![Self::Portable(Portable)];
+        let available = std::iter::once(Self::Portable(Portable));
         #[cfg(target_arch = "x86_64")]
-        {
-            available.extend(Avx2::detect().map(Self::Avx2));
-            available.extend(Avx512::detect().map(Self::Avx512));
-        }
-        available
+        let available = available
+            .chain(Avx2::detect().map(Self::Avx2))
+            .chain(Avx512::detect().map(Self::Avx512));
+        available.collect()
     }
 
     /// Runs `op` on it.
@@ -219,7 +219,8 @@ impl Isa {
         }
     }
 
-    /// For messages.
+    /// For messages of tests.
+    #[cfg(test)]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Portable(_) => "portable",

@@ -12,6 +12,10 @@ use crate::simd::{LANES, Op, Simd};
 
 use super::output::Output;
 
+/// Activations that are kept at hand while the rows go by: 512 KiB, half of a second-level
+/// cache.
+const TOKEN_BLOCK_VALUES: usize = 128 << 10;
+
 /// A format of single numbers.
 pub(super) trait FloatFormat {
     const BYTES: usize;
@@ -101,29 +105,40 @@ impl<F: FloatFormat> Op for Float<'_, F> {
 }
 
 impl<F: FloatFormat> Float<'_, F> {
-    /// In tiles of `R` rows and `T` tokens.
+    /// In tiles of `R` rows and `T` tokens; all rows for some tokens, then for the next.
     #[inline(always)]
     fn rows<S: Simd, const R: usize, const T: usize>(&self, s: S) {
-        let mut row = self.rows.start;
-        while self.rows.end - row >= R {
-            self.tokens::<S, R, T>(s, row);
-            row += R;
-        }
-        while row < self.rows.end {
-            self.tokens::<S, 1, T>(s, row);
-            row += 1;
+        let tokens = self.x.len() / self.w.cols();
+        let block = (TOKEN_BLOCK_VALUES / self.w.cols())
+            .next_multiple_of(T)
+            .max(T);
+        for first in (0..tokens).step_by(block) {
+            let tokens = first..tokens.min(first + block);
+            let mut row = self.rows.start;
+            while self.rows.end - row >= R {
+                self.tokens::<S, R, T>(s, row, tokens.clone());
+                row += R;
+            }
+            while row < self.rows.end {
+                self.tokens::<S, 1, T>(s, row, tokens.clone());
+                row += 1;
+            }
         }
     }
 
     #[inline(always)]
-    fn tokens<S: Simd, const R: usize, const T: usize>(&self, s: S, row: usize) {
-        let tokens = self.x.len() / self.w.cols();
-        let mut token = 0;
-        while tokens - token >= T {
+    fn tokens<S: Simd, const R: usize, const T: usize>(
+        &self,
+        s: S,
+        row: usize,
+        tokens: Range<usize>,
+    ) {
+        let mut token = tokens.start;
+        while tokens.end - token >= T {
             self.tile::<S, R, T>(s, row, token);
             token += T;
         }
-        while token < tokens {
+        while token < tokens.end {
             self.tile::<S, R, 1>(s, row, token);
             token += 1;
         }

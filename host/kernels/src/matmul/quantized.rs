@@ -21,6 +21,9 @@ use super::unpack::{Format, Kind, Panel, Sink};
 /// groups of rows are 11 KiB, a third of a first-level cache.
 const CHUNK: usize = 8;
 
+/// Bytes that a prefetch brings.
+const CACHE_LINE: usize = 64;
+
 /// Some groups of [`Simd::ROWS`] rows of `w` times all tokens.
 pub(super) struct Quantized<'a, F> {
     /// `[n, cols / 32]`.
@@ -89,8 +92,14 @@ impl<F: Format> Quantized<'_, F> {
         let first = group * S::ROWS;
         let rows = S::ROWS.min(self.w.rows() - first);
         let sums = s.floats_to_array(sums);
+        // The usual length is a constant, so that it takes no call to copy.
+        let sums = if rows == S::ROWS {
+            &sums[..S::ROWS]
+        } else {
+            &sums[..rows]
+        };
         // SAFETY: `group` is one of `groups`, whose rows are this operation's alone.
-        unsafe { self.out.write(token, first, &sums[..rows]) };
+        unsafe { self.out.write(token, first, sums) };
     }
 
     /// Unpacks in registers and multiplies at once.
@@ -105,7 +114,15 @@ impl<F: Format> Quantized<'_, F> {
                 sums: s.floats(0.0),
                 format: PhantomData,
             };
+            // The processor does not foresee the step from group to group. All of the next one
+            // is asked for while this one is worked on; that may be more than the first-level
+            // cache holds.
+            let next_group = (group + 1) * S::ROWS * stride;
             for block in 0..stride / F::BLOCK_BYTES {
+                for line in 0..(S::ROWS * F::BLOCK_BYTES).div_ceil(CACHE_LINE) {
+                    let offset = block * S::ROWS * F::BLOCK_BYTES + line * CACHE_LINE;
+                    s.prefetch(self.w.data(), next_group + offset);
+                }
                 F::unpack(s, rows, block * F::BLOCK_BYTES, &mut sums);
             }
             let sums = sums.sums;
@@ -140,8 +157,8 @@ impl<F: Format> Quantized<'_, F> {
                 self.multiply_chunk::<S, G>(s, &panels, chunk, &mut sums);
             }
             for (token, sums) in sums.iter().enumerate() {
-                for g in 0..groups {
-                    self.write(s, first + g, token, sums[g]);
+                for (g, sums) in sums.iter().take(groups).enumerate() {
+                    self.write(s, first + g, token, *sums);
                 }
             }
         }

@@ -323,7 +323,7 @@ impl Simd for Avx512 {
         // A prefetch reads nothing that the program could see, and never faults.
         with!(
             self,
-            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(offset).cast())
+            _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(offset).cast())
         );
     }
 }
