@@ -255,3 +255,6 @@ fn without_quantization(stem: &str) -> String {
         false => stem.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -161,3 +161,6 @@ impl fmt::Debug for Tokenizer {
         write!(f, "Tokenizer({} tokens)", self.vocab_size())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -581,3 +581,8 @@ impl<'a> Reader<'a> {
         Ok(String::from_utf8_lossy(&self.bytes[range]).into_owned())
     }
 }
+
+#[cfg(test)]
+pub(crate) mod test_file;
+#[cfg(test)]
+mod tests;

@@ -297,3 +297,6 @@ impl Keys<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

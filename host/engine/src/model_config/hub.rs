@@ -459,3 +459,6 @@ fn token_name<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a str> {
     let value = fields.get(name)?;
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
+
+#[cfg(test)]
+mod tests;

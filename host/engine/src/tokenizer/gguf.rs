@@ -1,8 +1,9 @@
 //! A tokenizer from a GGUF file's metadata: byte-level BPE with its merges (`gpt2`), or a
 //! SentencePiece vocabulary with scores (`llama`), from which the merges are derived.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::borrow::Cow;
 
+use rayon::prelude::*;
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
     models::bpe::{BPE, Merges, Vocab},
@@ -252,7 +253,7 @@ fn sentence_piece(
         ));
     }
     let mut vocabulary = tokens.bpe_vocabulary();
-    let merges = merges_by_score(tokens, &scores);
+    let merges = merges_by_score(tokens, &vocabulary, &scores);
     let mut model = BPE::builder().byte_fallback(true).fuse_unk(true);
     // The only control token that encoding may name: it stands for text without bytes.
     if let Some((id, name)) = unknown.and_then(|id| Some((id.0, tokens.texts.get(id.0 as usize)?)))
@@ -276,24 +277,27 @@ fn sentence_piece(
 
 /// SentencePiece joins the two neighbours whose union has the best score. As BPE: every way to
 /// cut a piece into two others is a merge, in the order of the pieces' scores.
-fn merges_by_score(tokens: &Tokens<'_>, scores: &[f32]) -> Merges {
-    let pieces: HashMap<&str, u32> = tokens
-        .of_kind(TokenKind::Normal)
-        .map(|(id, text)| (text, id))
+fn merges_by_score(tokens: &Tokens<'_>, vocabulary: &Vocab, scores: &[f32]) -> Merges {
+    let is_normal = |piece: &str| {
+        let id = vocabulary.get(piece);
+        id.is_some_and(|id| tokens.kinds[*id as usize] == TokenKind::Normal)
+    };
+    let pieces: Vec<(u32, &str)> = tokens.of_kind(TokenKind::Normal).collect();
+    let mut merges: Vec<(f32, usize, &str, &str)> = pieces
+        .par_iter()
+        .flat_map_iter(|(id, piece)| {
+            let cuts = piece
+                .char_indices()
+                .skip(1)
+                .map(|(cut, _)| (cut, piece.split_at(cut)));
+            let cuts = cuts.filter(|(_, (left, right))| is_normal(left) && is_normal(right));
+            cuts.map(|(cut, (left, right))| (scores[*id as usize], cut, left, right))
+        })
         .collect();
-    let mut merges: Vec<(f32, usize, &str, &str)> = Vec::with_capacity(2 * pieces.len());
-    for (id, piece) in tokens.of_kind(TokenKind::Normal) {
-        for (cut, _) in piece.char_indices().skip(1) {
-            let (left, right) = piece.split_at(cut);
-            if pieces.contains_key(left) && pieces.contains_key(right) {
-                merges.push((scores[id as usize], cut, left, right));
-            }
-        }
-    }
     // Of one piece's cuts, the one with the longer left half first.
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+    merges.par_sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
     merges
-        .into_iter()
+        .into_par_iter()
         .map(|(_, _, left, right)| (left.to_owned(), right.to_owned()))
         .collect()
 }
