@@ -38,11 +38,7 @@ pub(super) fn read(
     tokenizer.set_encode_special_tokens(true);
 
     let added = tokenizer.get_added_tokens_decoder();
-    let size = tokenizer
-        .get_vocab(true)
-        .values()
-        .max()
-        .map_or(0, |id| *id as usize + 1);
+    let size = size(&tokenizer);
     if size > MAX_VOCABULARY {
         return Err(malformed(format!(
             "it has a token {}, the limit is {MAX_VOCABULARY}",
@@ -65,6 +61,23 @@ pub(super) fn read(
             .map(TokenId),
     );
     Ok((tokenizer, vocabulary))
+}
+
+/// One more than the largest id. Asking for all tokens copies them, so that is left to
+/// vocabularies with holes.
+fn size(tokenizer: &tokenizers::Tokenizer) -> usize {
+    let count = tokenizer.get_vocab_size(true);
+    let is_dense = (0..)
+        .take(count)
+        .all(|id| tokenizer.id_to_token(id).is_some());
+    match is_dense {
+        true => count,
+        false => tokenizer
+            .get_vocab(true)
+            .values()
+            .max()
+            .map_or(0, |id| *id as usize + 1),
+    }
 }
 
 /// Makes special what is a mark of structure by its name. Fine-tuned models often carry their
