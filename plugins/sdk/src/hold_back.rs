@@ -52,18 +52,17 @@ pub trait Matcher {
 ///             Scan::Wait
 ///         } else {
 ///             // Ordinary at least up to the next G.
-///             Scan::Pass(text[1..].find('G').map_or(text.len(), |at| at + 1))
+///             let next = text.char_indices().skip(1).find(|&(_, c)| c == 'G');
+///             Scan::Pass(next.map_or(text.len(), |(at, _)| at))
 ///         }
 ///     }
 /// }
 ///
 /// let mut codename = HoldBack::new(Codename);
 /// assert_eq!(codename.push("We call it Gar"), "We call it ");
-/// assert_eq!(codename.push("uda."), "Project 7.");
+/// assert_eq!(codename.push("uda é."), "Project 7 é.");
 /// assert_eq!(codename.finish(), "");
 /// ```
-/// (`text[1..]` is sound there because a text that is no start of `Garuda` is cut only
-/// where its first character is one byte; real matchers walk `char_indices`.)
 #[derive(Debug)]
 pub struct HoldBack<M> {
     matcher: M,
