@@ -189,6 +189,7 @@ mod tests {
     fn a_block_is_freed_exactly_when_its_last_key_leaves_the_window() {
         let cache = cache(8, 8);
         let mut blocks = SequenceBlocks::default();
+        assert!(cache.reserve(&mut blocks, 0, 34));
         // The query at 34 sees keys 15..=34, the last of block 0 among them.
         assert!(cache.reserve(&mut blocks, 34, 35));
         assert_eq!(blocks.windowed_table().iter().flatten().count(), 3);
