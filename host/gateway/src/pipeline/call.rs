@@ -44,6 +44,9 @@ pub enum PromptSource {
     },
 }
 
+/// What stands for a time limit that the clock cannot hold.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The time by which a request must be answered.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
@@ -54,10 +57,16 @@ pub struct Deadline {
 impl Deadline {
     /// `limit` from now.
     pub fn after(limit: Duration) -> Self {
+        let now = Instant::now();
         Self {
-            at: Instant::now() + limit,
+            at: now.checked_add(limit).unwrap_or(now + FAR),
             limit,
         }
+    }
+
+    /// Waits until the deadline has passed by `grace`.
+    pub async fn passed(self, grace: Duration) {
+        tokio::time::sleep_until((self.at + grace).into()).await;
     }
 
     /// Waits for `work` until the deadline and no longer.

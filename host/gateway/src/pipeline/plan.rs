@@ -69,6 +69,12 @@ pub(super) fn plan(
     prompt: Tokens,
 ) -> Result<Plan, ApiError> {
     let info = model.engine.model();
+    let is_unknown = |id: TokenId| id.0 as usize >= info.vocab_size;
+    if let Some((id, _)) = options.logit_bias.iter().find(|(id, _)| is_unknown(*id)) {
+        let (id, vocab_size) = (id.0, info.vocab_size);
+        let message = format!("token id {id} is outside the vocabulary of {vocab_size}");
+        return Err(ApiError::invalid(format!("logit_bias.{id}"), message));
+    }
     let num_tokens = prompt.ids.len();
     let max_tokens = max_tokens(&chat.sampling, route, num_tokens, info.context_length)?;
     if options.min_tokens > max_tokens {

@@ -160,6 +160,3 @@ async fn blocking<T: Send + 'static>(
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -42,6 +42,7 @@ struct Begun {
     answer: Answer,
     shape: Shape,
     delivery: Delivery,
+    deadline: Deadline,
 }
 
 /// What makes JSON of pieces.
@@ -96,6 +97,7 @@ async fn begin(
         answer,
         shape,
         delivery: request.delivery,
+        deadline,
     })
 }
 
@@ -115,7 +117,12 @@ impl Begun {
                     include_usage,
                     continuous_usage,
                 };
-                Ok(sse::stream(pieces, chunks, state.server.keep_alive))
+                Ok(sse::stream(
+                    pieces,
+                    chunks,
+                    self.deadline,
+                    state.server.keep_alive,
+                ))
             }
         };
         answered(response, &chain)

@@ -48,6 +48,7 @@ struct Begun {
     answers: Vec<Answer>,
     writer: Writer,
     delivery: Delivery,
+    deadline: Deadline,
 }
 
 async fn begin(
@@ -106,6 +107,7 @@ async fn begin(
         answers,
         writer,
         delivery: request.delivery,
+        deadline,
     })
 }
 
@@ -145,7 +147,12 @@ impl Begun {
                     include_usage,
                     continuous_usage,
                 };
-                Ok(sse::stream(pieces, chunks, state.server.keep_alive))
+                Ok(sse::stream(
+                    pieces,
+                    chunks,
+                    self.deadline,
+                    state.server.keep_alive,
+                ))
             }
         };
         answered(response, &chain)

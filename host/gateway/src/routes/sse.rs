@@ -2,7 +2,7 @@
 //! comments that keep the connection open; the last is `data: [DONE]`, after an error too.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
+use std::io;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -10,9 +10,15 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use crate::openai::usage::Tokens;
-use crate::pipeline::{Piece, Pieces};
+use crate::pipeline::{Deadline, Piece, Pieces};
+
+/// Frames that may wait for the client, beside the engine's own bound on tokens in flight.
+const FRAMES_IN_FLIGHT: usize = 16;
+/// Past the deadline, for the client to read what was sent.
+const LAST_READ: Duration = Duration::from_secs(1);
 
 /// Turns pieces into the chunks of one endpoint.
 pub(super) trait Chunks: Send + 'static {
@@ -41,18 +47,31 @@ impl Frames {
     }
 }
 
-/// Streams `pieces`. Nothing is generated ahead of the client by more than the engine's bound
-/// on events in flight; dropping the body drops all that works for it.
-pub(super) fn stream(pieces: Pieces, chunks: impl Chunks, keep_alive: Duration) -> Response {
-    let state = Stream {
+/// Streams `pieces` until `deadline`. A task of its own moves them, so that a client that does
+/// not read is held to the deadline too; it ends, and with it all that works for the client,
+/// as soon as the body is dropped.
+pub(super) fn stream(
+    pieces: Pieces,
+    chunks: impl Chunks,
+    deadline: Deadline,
+    keep_alive: Duration,
+) -> Response {
+    let (sender, receiver) = mpsc::channel(FRAMES_IN_FLIGHT);
+    let frames = Stream {
         pieces,
         chunks,
         frames: Frames::default(),
         ended: false,
     };
-    let events = stream::unfold(state, |mut state| async move {
-        let event = state.next().await?;
-        Some((Ok::<_, Infallible>(event), state))
+    tokio::spawn(pump(frames, deadline, sender));
+    let events = stream::unfold(Some(receiver), |receiver| async {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Frame::Event(event)) => Some((Ok(event), Some(receiver))),
+            Some(Frame::End) => None,
+            // Broken off, not ended: a clean end would look like a whole answer.
+            None => Some((Err(io::Error::from(io::ErrorKind::TimedOut)), None)),
+        }
     });
     let mut response = Sse::new(events)
         .keep_alive(KeepAlive::new().interval(keep_alive))
@@ -62,6 +81,30 @@ pub(super) fn stream(pieces: Pieces, chunks: impl Chunks, keep_alive: Duration) 
         .headers_mut()
         .insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+/// What goes from the task to the body.
+enum Frame {
+    Event(Event),
+    End,
+}
+
+async fn pump<C: Chunks>(mut stream: Stream<C>, deadline: Deadline, sender: mpsc::Sender<Frame>) {
+    let sending = async {
+        while let Some(event) = stream.next().await {
+            if sender.send(Frame::Event(event)).await.is_err() {
+                return;
+            }
+        }
+        // Nobody listens: nobody misses it.
+        let _ = sender.send(Frame::End).await;
+    };
+    tokio::select! {
+        () = sending => {}
+        () = sender.closed() => {}
+        // The answer itself says that the deadline has passed, if the client reads on.
+        () = deadline.passed(LAST_READ) => {}
+    }
 }
 
 struct Stream<C> {
