@@ -27,7 +27,8 @@ GREEDY = 12
 GREEDY_AGREE = 18
 # Mean |Δlogprob| of 4-bit files. Activations are rounded to 8 bits by both sides, each in its way.
 GATE = 0.06
-THREADS = 2
+# One: on a busy machine llama.cpp's threads wait for each other by spinning.
+THREADS = 1
 # Tokens that llama.cpp computes at once, to bound its logits: 64 rows of 262,144 are 64 MiB.
 CHUNK = 64
 

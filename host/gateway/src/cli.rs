@@ -7,6 +7,7 @@ mod generate;
 mod key;
 mod model_args;
 mod plugin;
+mod pull;
 mod serve;
 
 use std::{
@@ -43,6 +44,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check a configuration with its routes, plugins and grants, without loading the model.
     Check(check::CheckArgs),
+    /// Fetch a model from the hub, resuming where it stopped.
+    Pull(pull::PullArgs),
     /// Answer one prompt, without a server.
     Generate(generate::GenerateArgs),
     /// Measure time to first token, inter-token latency and tokens/s of a running server.
@@ -105,6 +108,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => return args.run(),
             Command::Check(args) => args.run()?,
+            Command::Pull(args) => args.run()?,
             Command::Generate(args) => args.run()?,
             Command::Bench(args) => args.run()?,
             Command::Doctor(args) => args.run()?,

@@ -10,6 +10,7 @@ pub mod error;
 pub mod model_loader;
 pub mod openai;
 pub mod pipeline;
+mod progress;
 pub mod routes;
 pub mod routing;
 pub mod serve;

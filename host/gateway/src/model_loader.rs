@@ -1,23 +1,26 @@
-//! From what the configuration calls a model to one that answers: find its files, check that
-//! it fits, load it, start the engine.
+//! From what the configuration calls a model to one that answers: find or fetch its files,
+//! check that it fits, load it, start the engine.
 
-use std::{num::NonZeroUsize, path::Path};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use gapura_engine::{
     CpuModel, CpuOptions, CpuRunner, Engine, EngineConfig, ModelRunner, Tokenizer,
+    hub::{self, ModelLocation, PullOptions, PullProgress},
     sim::{SimLatency, SimRunner, sim_tokenizer},
 };
 
 use crate::{
-    config::{Config, Device},
+    config::{Config, Device, ModelConfig, Secret},
+    progress::Progress,
     state::LoadedModel,
 };
 
 /// The source that needs no weights: a scripted model that repeats what it was told.
 pub const SIM: &str = "sim";
 
-/// Loads what `config` names and starts its engine. Takes as long as reading the files takes.
+/// Loads what `config` names and starts its engine. Takes as long as fetching and
+/// reading its files takes.
 ///
 /// # Errors
 /// One that says what is wrong with the source, its files, or the machine.
@@ -60,6 +63,47 @@ fn runner(config: &Config) -> anyhow::Result<(Box<dyn ModelRunner>, Tokenizer)> 
     };
     let CpuModel {
         runner, tokenizer, ..
-    } = CpuRunner::load(Path::new(source), options)?;
+    } = CpuRunner::load(&locate(source, &config.model)?, options)?;
     Ok((Box::new(runner), tokenizer))
+}
+
+/// Where the model `source` lies on this machine, once it has been fetched if need be.
+///
+/// # Errors
+/// A name that is neither a path nor of the hub's form, and everything that can befall a
+/// transfer.
+pub fn locate(source: &str, config: &ModelConfig) -> anyhow::Result<PathBuf> {
+    let ModelLocation::Hub(_) = hub::resolve(source)? else {
+        return Ok(PathBuf::from(source));
+    };
+    let mut current: Option<(String, Progress)> = None;
+    let mut show = |piece: PullProgress<'_>| {
+        let is_same = current.as_ref().is_some_and(|(file, _)| file == piece.file);
+        if !is_same
+            && let Some((_, done)) =
+                current.replace((piece.file.to_owned(), Progress::new(piece.file)))
+        {
+            done.finish();
+        }
+        if let Some((_, progress)) = &mut current {
+            progress.update(piece.done_bytes, piece.total_bytes);
+        }
+    };
+    let path = hub::pull(
+        source,
+        PullOptions {
+            revision: Some(config.revision.clone()),
+            token: config
+                .hub_token
+                .as_ref()
+                .map(|token| Secret::expose(token).to_owned()),
+            endpoint: config.hub.clone(),
+            cache_dir: Some(config.cache_dir.clone()),
+            progress: &mut show,
+        },
+    )?;
+    if let Some((_, progress)) = current {
+        progress.finish();
+    }
+    Ok(path)
 }

@@ -21,7 +21,11 @@ fn start(dir: &Path, toml: &str) -> Result<Arc<Controller>, ControlError> {
     fs::write(&path, toml).unwrap();
     let (environment, flags) = (Environment::default(), Overrides::default());
     let config = Config::load(Some(&path), &environment, &flags)?;
-    let runtime = PluginRuntime::new(RuntimeConfig::default()).unwrap();
+    let runtime = PluginRuntime::new(RuntimeConfig {
+        small_reservations: true,
+        ..RuntimeConfig::default()
+    })
+    .unwrap();
     Controller::start(config, environment, flags, runtime, Arc::default()).map(Arc::new)
 }
 
