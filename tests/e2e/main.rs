@@ -1,7 +1,10 @@
 //! End-to-end tests: HTTP in, HTTP out, over the simulated model and real plugins.
 
 mod chat;
+mod cli;
 mod completions;
+mod drain;
 mod errors;
 mod plugins;
+mod process;
 mod stream;

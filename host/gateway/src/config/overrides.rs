@@ -57,8 +57,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// Writes them into `tree`, but for those that a file cannot hold (see
-    /// [`over`](Self::over)).
+    /// Writes them into `tree`, but for keys and the hub's token, which a file cannot hold.
     pub(super) fn apply(&self, tree: &mut ConfigFile) {
         let server = &mut tree.server;
         if let Some(listen) = self.listen {

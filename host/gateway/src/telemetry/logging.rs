@@ -1,5 +1,7 @@
 //! Log lines: to standard error, as text or JSON, filtered by level.
 
+use std::io::IsTerminal as _;
+
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 
@@ -32,6 +34,7 @@ pub fn start_logging(config: &LogConfig) -> Result<(), LogError> {
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let started = match config.format {
         LogFormat::Text => lines.with_target(false).try_init(),

@@ -1,0 +1,209 @@
+//! The commands, as a user types them.
+
+use std::process::Output;
+
+use crate::process::{Process, TOKEN, component, gapura, run};
+
+fn stdout(output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout.clone()).expect("output is text")
+}
+
+fn error(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr.clone()).expect("errors are text")
+}
+
+#[test]
+fn the_printed_default_is_a_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gapura.toml");
+    std::fs::write(&file, stdout(&run(&["check", "--print-default"]))).unwrap();
+    let checked = stdout(
+        &gapura()
+            .args(["check", "--config"])
+            .arg(&file)
+            .output()
+            .unwrap(),
+    );
+    assert!(
+        checked.starts_with("route default (default): chatml@"),
+        "{checked}"
+    );
+}
+
+#[test]
+fn a_mistake_has_file_line_and_column() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gapura.toml");
+    std::fs::write(&file, "[server]\nlisten_ = '127.0.0.1:1'\n").unwrap();
+    let error = error(
+        &gapura()
+            .args(["check", "--config"])
+            .arg(&file)
+            .output()
+            .unwrap(),
+    );
+    let start = format!(
+        "error: {}:2:1: unknown key `listen_`, did you mean `listen`?",
+        file.display()
+    );
+    assert!(
+        error.starts_with(&start) && error.lines().count() == 1,
+        "{error}"
+    );
+}
+
+#[test]
+fn a_key_is_shown_once_and_its_hash_can_be_configured() {
+    let text = stdout(&run(&["key", "new", "--name", "team", "--route", "a"]));
+    let key = text
+        .lines()
+        .next()
+        .unwrap()
+        .strip_prefix("key (shown once): ")
+        .unwrap();
+    let digest = gapura::config::Digest::of(key.as_bytes());
+    assert!(text.contains(&format!("sha256 = \"{digest}\"")), "{text}");
+    assert!(text.contains("routes = [\"a\"]"), "{text}");
+}
+
+#[test]
+fn one_prompt_is_answered_without_a_server() {
+    let answer = stdout(&run(&[
+        "generate",
+        "--model",
+        "sim",
+        "--prompt",
+        "halo dunia",
+    ]));
+    assert_eq!(answer, "You said: halo dunia\n");
+    let raw = stdout(&run(&[
+        "generate", "--model", "sim", "--raw", "--prompt", "halo",
+    ]));
+    assert_eq!(raw, "You said: halo\n");
+}
+
+#[test]
+fn doctor_reports_in_json() {
+    let text = stdout(&run(&["doctor", "--json"]));
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    for topic in [
+        "cpu",
+        "memory",
+        "NVIDIA driver",
+        "CUDA backend",
+        "plugin cache",
+        "cargo",
+    ] {
+        assert!(
+            findings.iter().any(|finding| finding["topic"] == topic),
+            "no {topic}"
+        );
+    }
+}
+
+#[test]
+fn a_component_is_inspected() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mark.wasm");
+    std::fs::write(&file, component("pii-redact")).unwrap();
+    let text = stdout(
+        &gapura()
+            .args(["plugin", "inspect", "--json"])
+            .arg(&file)
+            .output()
+            .unwrap(),
+    );
+    let plugin: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(plugin["stages"], serde_json::json!(["validate", "respond"]));
+    std::fs::write(&file, b"#!/bin/sh").unwrap();
+    let error = error(
+        &gapura()
+            .args(["plugin", "inspect"])
+            .arg(&file)
+            .output()
+            .unwrap(),
+    );
+    assert!(error.contains("not a WebAssembly file"), "{error}");
+}
+
+#[test]
+fn a_plugin_is_pushed_and_seen() {
+    let server = Process::start(
+        "[[routes]]\nname = 'chat'\nplugins = [{ plugin = 'chatml' }, { plugin = 'mark' }]\n",
+        &[("mark", &component("pii-redact"))],
+    );
+    let file = server.dir.path().join("plugins/mark.wasm");
+    let client = |args: &[&str], token: &str| {
+        let mut command = gapura();
+        command
+            .arg("plugin")
+            .args(args)
+            .args(["--server", &server.url]);
+        command.env("GAPURA_ADMIN_TOKEN", token).output().unwrap()
+    };
+    let pushed = stdout(&client(&["push", "mark", file.to_str().unwrap()], TOKEN));
+    assert!(pushed.ends_with(" is live: serving chat\n"), "{pushed}");
+    let status = stdout(&client(&["status"], TOKEN));
+    assert!(
+        status.contains("mark") && status.contains("chatml@"),
+        "{status}"
+    );
+    let refused = error(&client(&["status"], "another"));
+    assert!(
+        refused.contains("401") && refused.contains("token is wrong"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_new_plugin_goes_into_an_empty_folder_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("shout");
+    let new = || {
+        gapura()
+            .args(["plugin", "new", "shout", "--dir"])
+            .arg(&folder)
+            .output()
+            .unwrap()
+    };
+    assert!(stdout(&new()).contains("gapura plugin build"));
+    assert!(folder.join("src/lib.rs").is_file() && folder.join("sdk/Cargo.toml").is_file());
+    assert!(error(&new()).contains("is not empty; nothing was written"));
+}
+
+#[test]
+fn bench_measures_a_running_server() {
+    let server = Process::start(
+        "[[routes]]\nname = 'chat'\nplugins = [{ plugin = 'chatml' }]\n",
+        &[],
+    );
+    let args = [
+        "bench",
+        "--server",
+        &server.url,
+        "--requests",
+        "8",
+        "--max-tokens",
+        "8",
+        "--json",
+    ];
+    let report: serde_json::Value = serde_json::from_str(&stdout(&run(&args))).unwrap();
+    assert_eq!(
+        (report["requests"].as_u64(), report["failures"].as_u64()),
+        (Some(8), Some(0))
+    );
+    assert!(report["time_to_first_token_ms"]["p50"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let script = stdout(&run(&["completions", "bash"]));
+    assert!(
+        script.contains("gapura__plugin") || script.contains("gapura,plugin"),
+        "{}",
+        script.len()
+    );
+}
