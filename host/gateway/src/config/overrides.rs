@@ -85,8 +85,11 @@ impl Overrides {
         set(&mut model.kv_memory_mib, self.kv_memory_mib);
         model.device = self.device.unwrap_or(model.device);
         model.quantize = self.quantize.unwrap_or(model.quantize);
-        set(&mut tree.plugins.dir, self.plugin_dir.clone());
-        set(&mut tree.plugins.cache_dir, self.plugin_cache_dir.clone());
+        set(&mut tree.plugins.dir, from_here(&self.plugin_dir));
+        set(
+            &mut tree.plugins.cache_dir,
+            from_here(&self.plugin_cache_dir),
+        );
         tree.log.format = self.log_format.unwrap_or(tree.log.format);
         if let Some(level) = &self.log_level {
             tree.log.level = level.clone();
@@ -102,4 +105,10 @@ fn set<T>(slot: &mut Option<T>, value: Option<T>) {
     if value.is_some() {
         *slot = value;
     }
+}
+
+/// Paths of flags are meant from the working directory, those of the file from the file's folder.
+fn from_here(path: &Option<PathBuf>) -> Option<PathBuf> {
+    path.as_ref()
+        .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
 }
