@@ -21,10 +21,11 @@ use crate::types::{
 
 /// Bytes that list elements may take beside their text, on top of twice the text.
 const FUEL_FLOOR_BYTES: u64 = 64 << 10;
-/// WASI lets a guest sleep, which no epoch ends. It may wait for this many times its processor
-/// time, and for the base on top.
-const WAIT_FACTOR: u32 = 4;
-const WAIT_BASE: Duration = Duration::from_millis(100);
+/// A call may take this many times its processor time by the clock on the wall, and the base on
+/// top: it may wait for a core or, under WASI, sleep, which no epoch ends. Wide, since a busy
+/// machine must not fail a guest that does little; what it has to end is a request that hangs.
+const WALL_FACTOR: u32 = 4;
+const WALL_BASE: Duration = Duration::from_millis(500);
 
 /// Why a call failed, before anyone knows what that means for the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +57,6 @@ impl Failure {
 pub(crate) struct Guest {
     store: Store<GuestState>,
     instance: Instance,
-    waits: bool,
     observer: Arc<dyn CallObserver>,
     _alive: Alive,
 }
@@ -98,8 +98,7 @@ impl Guest {
         let budget = Duration::from_millis(profile.limits.call_ms);
         let started = Instant::now();
         begin(&mut store, budget, profile.limits.output_bytes);
-        let wait = artifact.uses_wasi.then_some(budget);
-        let made = within(wait, artifact.pre.instantiate_async(&mut store)).await;
+        let made = within(budget, artifact.pre.instantiate_async(&mut store)).await;
         let result = settle(&mut store, made);
         let outcome = match &result {
             Ok(_) => Outcome::Answered,
@@ -111,7 +110,6 @@ impl Guest {
         Ok(Self {
             store,
             instance,
-            waits: artifact.uses_wasi,
             observer,
             _alive: alive,
         })
@@ -156,7 +154,7 @@ impl Guest {
         let result = match indices.load(&mut self.store, &self.instance) {
             Ok(exports) => {
                 let call = exports.call_validate(&mut self.store, chat);
-                within(self.waits.then_some(budget), call).await
+                within(budget, call).await
             }
             Err(error) => Err(error),
         };
@@ -200,7 +198,7 @@ impl Guest {
         let result = match indices.load(&mut self.store, &self.instance) {
             Ok(exports) => {
                 let call = exports.call_render(&mut self.store, chat);
-                within(self.waits.then_some(budget), call).await
+                within(budget, call).await
             }
             Err(error) => Err(error),
         };
@@ -247,7 +245,7 @@ impl Guest {
                 let context = bindings::context(context);
                 let resources = exports.processor();
                 let call = resources.call_constructor(&mut self.store, &context);
-                let made = within(self.waits.then_some(budget), call).await;
+                let made = within(budget, call).await;
                 made.map(|resource| (exports, resource))
             }
             Err(error) => Err(error),
@@ -295,7 +293,7 @@ impl Processor {
         begin(&mut guest.store, budget, allowance);
         let resources = self.exports.processor();
         let call = resources.call_push(&mut guest.store, self.resource, &delta);
-        let result = within(guest.waits.then_some(budget), call).await;
+        let result = within(budget, call).await;
         self.conclude("push", started, allowance, result)
     }
 
@@ -312,7 +310,7 @@ impl Processor {
         begin(&mut guest.store, budget, allowance);
         let resources = self.exports.processor();
         let call = resources.call_finish(&mut guest.store, self.resource, reason);
-        let result = within(guest.waits.then_some(budget), call).await;
+        let result = within(budget, call).await;
         self.conclude("finish", started, allowance, result)
     }
 
@@ -364,17 +362,15 @@ fn begin(store: &mut Store<GuestState>, budget: Duration, allowance: u64) {
     state.budget.begin(budget);
 }
 
-/// Awaits `call`; with a `budget`, not for longer than a guest of that budget may wait.
+/// Awaits `call`, not for longer than a call of `budget` may take by the clock on the wall. A call
+/// that ends before it first waits or yields never meets that limit, and costs no timer.
 async fn within<T>(
-    budget: Option<Duration>,
+    budget: Duration,
     call: impl Future<Output = wasmtime::Result<T>>,
 ) -> wasmtime::Result<T> {
-    let Some(budget) = budget else {
-        return call.await;
-    };
-    let limit = budget * WAIT_FACTOR + WAIT_BASE;
+    let limit = budget * WALL_FACTOR + WALL_BASE;
     tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        Err(Abort::Waited {
+        Err(Abort::TookTooLong {
             limit_ms: limit.as_millis(),
         }
         .into())
@@ -406,7 +402,7 @@ fn settle<T>(store: &mut Store<GuestState>, result: wasmtime::Result<T>) -> Resu
 fn classify(error: &wasmtime::Error, state: &mut GuestState) -> Failure {
     if let Some(abort) = error.downcast_ref::<Abort>() {
         let kind = match abort {
-            Abort::Deadline { .. } | Abort::Waited { .. } => FailureKind::Deadline,
+            Abort::Deadline { .. } | Abort::TookTooLong { .. } => FailureKind::Deadline,
             Abort::Memory { .. } | Abort::Table { .. } => FailureKind::Memory,
             Abort::HostCalls { .. } => FailureKind::HostCalls,
         };

@@ -14,9 +14,10 @@ pub struct Limits {
     /// Most elements of each table of one instance. Default 20,000.
     pub table_elements: u64,
     /// Milliseconds of processor time, its host calls included, for instantiating, one `validate`,
-    /// one `render` or one processor's construction. Default 50.
+    /// one `render` or one processor's construction. Default 50. By the clock on the wall, with
+    /// waiting for a core and sleeping, a call may take four times as much and half a second.
     pub call_ms: u64,
-    /// Milliseconds of processor time for one `push` or `finish`. Default 5.
+    /// The same for one `push` or `finish`. Default 5.
     pub delta_ms: u64,
     /// Most bytes that one call may answer with, on top of the size of what it was given.
     /// Default 1 MiB.

@@ -37,8 +37,8 @@ pub(crate) struct Profile {
 pub(crate) enum Abort {
     #[error("more than {limit_ms} ms of processor time")]
     Deadline { limit_ms: u128 },
-    #[error("waited for longer than {limit_ms} ms")]
-    Waited { limit_ms: u128 },
+    #[error("took longer than {limit_ms} ms, waiting included")]
+    TookTooLong { limit_ms: u128 },
     #[error("asked for {wanted_bytes} bytes of memory, the limit is {limit_bytes}")]
     Memory {
         wanted_bytes: usize,
