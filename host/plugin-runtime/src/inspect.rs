@@ -69,7 +69,7 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Option<String>, LoadError> {
 
 /// The part of `name@version` after the `@`, if it is one that labels and headers can carry.
 fn version_of(section: &[u8]) -> Option<String> {
-    let (_, version) = std::str::from_utf8(section).ok()?.trim().rsplit_once('@')?;
+    let (_, version) = std::str::from_utf8(section).ok()?.trim().split_once('@')?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let fits = !version.is_empty() && version.len() <= 64 && version.chars().all(plain);
     fits.then(|| version.to_owned())
