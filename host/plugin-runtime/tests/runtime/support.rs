@@ -1,0 +1,144 @@
+//! One runtime for all tests, chats, and services that remember.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use gapura_plugin_runtime::{
+    AnswerContext, Binding, CallObserver, Chain, ChainFailure, Chat, Delta, Grants, GuestCall,
+    Message, Outcome, Plugin, PluginRuntime, Responder, Role, RuntimeConfig, Sampling, Services,
+    TokenCounter,
+};
+use gapura_test_guests as guests;
+
+pub(crate) fn runtime() -> &'static PluginRuntime {
+    static RUNTIME: OnceLock<PluginRuntime> = OnceLock::new();
+    RUNTIME.get_or_init(|| small_runtime(RuntimeConfig::default()))
+}
+
+/// A runtime with a small pool, since each reserves address space for the whole of it.
+pub(crate) fn small_runtime(config: RuntimeConfig) -> PluginRuntime {
+    let max_instances = config.max_instances.min(64);
+    PluginRuntime::new(RuntimeConfig {
+        max_instances,
+        ..config
+    })
+    .expect("a runtime")
+}
+
+pub(crate) fn load(name: &str, wasm: &[u8]) -> Plugin {
+    runtime().load(name, wasm).expect("loads")
+}
+
+/// `plugin` with every grant.
+pub(crate) fn bind(plugin: Plugin) -> Binding {
+    Binding {
+        grants: Grants::ALL,
+        ..Binding::new(plugin)
+    }
+}
+
+/// A chain of `bindings` and a renderer behind them.
+pub(crate) fn chain(mut bindings: Vec<Binding>) -> Arc<Chain> {
+    bindings.push(bind(load("render", guests::RENDER)));
+    Arc::new(Chain::new("route", bindings).expect("a chain"))
+}
+
+pub(crate) fn chat(model: &str) -> Chat {
+    Chat {
+        request_id: "request-1".to_owned(),
+        route: "route".to_owned(),
+        model: model.to_owned(),
+        tenant: None,
+        stream: true,
+        messages: vec![message("halo")],
+        sampling: Sampling::default(),
+        extra: "{}".to_owned(),
+    }
+}
+
+pub(crate) fn message(text: &str) -> Message {
+    Message {
+        role: Role::User,
+        content: vec![text.to_owned()],
+        name: None,
+        tool_calls: Vec::new(),
+        tool_call_id: None,
+    }
+}
+
+pub(crate) fn answer_context() -> AnswerContext {
+    AnswerContext {
+        request_id: "request-1".to_owned(),
+        route: "route".to_owned(),
+        model: "model".to_owned(),
+        tenant: Some("tenant".to_owned()),
+        stream: true,
+        choice: 0,
+    }
+}
+
+/// A delta of one token.
+pub(crate) fn delta(text: &str) -> Delta {
+    Delta {
+        text: text.to_owned(),
+        token_ids: vec![7],
+        logprobs: vec![-0.5],
+    }
+}
+
+pub(crate) async fn responder(bindings: Vec<Binding>) -> Responder {
+    let run = chain(bindings).start(services());
+    run.responder(answer_context()).await.expect("a responder")
+}
+
+/// How the validator of `binding` fails.
+pub(crate) async fn failure(binding: Binding) -> ChainFailure {
+    let run = &mut chain(vec![binding]).start(services());
+    run.validate(chat("z")).await.expect_err("a failure")
+}
+
+pub(crate) fn services() -> Services {
+    observed().0
+}
+
+/// Services, and the calls that they hear of.
+pub(crate) fn observed() -> (Services, Arc<Calls>) {
+    let calls = Arc::<Calls>::default();
+    let observer: Arc<dyn CallObserver> = Arc::clone(&calls) as _;
+    (
+        Services {
+            tokens: Arc::new(Words),
+            observer,
+        },
+        calls,
+    )
+}
+
+/// Counts words.
+struct Words;
+
+impl TokenCounter for Words {
+    fn count(&self, text: &str) -> u32 {
+        u32::try_from(text.split_whitespace().count()).expect("few words")
+    }
+}
+
+/// The plugin, function and outcome of each call.
+#[derive(Default)]
+pub(crate) struct Calls(Mutex<Vec<(String, &'static str, Outcome)>>);
+
+impl Calls {
+    pub(crate) fn take(&self) -> Vec<(String, &'static str, Outcome)> {
+        std::mem::take(&mut self.0.lock().expect("no panic"))
+    }
+}
+
+impl CallObserver for Calls {
+    fn observe(&self, call: &GuestCall<'_>) {
+        assert!(
+            call.memory_bytes >= 128 << 10,
+            "a guest has two pages: {call:?}"
+        );
+        let mut calls = self.0.lock().expect("no panic");
+        calls.push((call.plugin.name.clone(), call.function, call.outcome));
+    }
+}

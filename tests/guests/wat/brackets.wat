@@ -1,0 +1,23 @@
+;; world: responder
+;; Puts each delta into brackets if its tokens are known, into braces if not, and ends with "|".
+(import "[export]gapura:plugin/response-processing@0.1.0" "[resource-new]processor"
+  (func $new (param i32) (result i32)))
+(data (i32.const 1024) "|")
+(func (export "gapura:plugin/response-processing@0.1.0#[constructor]processor")
+  (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+  (call $new (i32.const 1)))
+(func (export "gapura:plugin/response-processing@0.1.0#[method]processor.push")
+  (param $self i32) (param $text i32) (param $len i32) (param $ids i32) (param $count i32)
+  (param i32 i32) (result i32)
+  (i32.store8 (i32.const 2048) (select (i32.const 0x5b) (i32.const 0x7b) (local.get $count)))
+  (memory.copy (i32.const 2049) (local.get $text) (local.get $len))
+  (i32.store8 (i32.add (i32.const 2049) (local.get $len))
+    (select (i32.const 0x5d) (i32.const 0x7d) (local.get $count)))
+  (i32.store (i32.const 4) (i32.const 2048))
+  (i32.store (i32.const 8) (i32.add (local.get $len) (i32.const 2)))
+  (i32.const 0))
+(func (export "gapura:plugin/response-processing@0.1.0#[method]processor.finish")
+  (param i32 i32) (result i32)
+  (i32.store (i32.const 4) (i32.const 1024))
+  (i32.store (i32.const 8) (i32.const 1))
+  (i32.const 0))

@@ -1,0 +1,26 @@
+;; world: plugin
+;; Has every stage. Renders one letter: a and the calls of its instance so far, so that two
+;; instances can be told from one. Its processor passes text on.
+(import "[export]gapura:plugin/response-processing@0.1.0" "[resource-new]processor"
+  (func $new (param i32) (result i32)))
+(global $calls (mut i32) (i32.const 0))
+(data (i32.const 1024) "\00\00\00\00\80\04\00\00\01\00\00\00")
+(func (export "gapura:plugin/request-validation@0.1.0#validate") (param i32) (result i32)
+  (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+  (i32.const 0))
+(func (export "gapura:plugin/prompt-template@0.1.0#render") (param i32) (result i32)
+  (i32.store8 (i32.const 1152) (i32.add (i32.const 97) (global.get $calls)))
+  (i32.store (i32.const 4) (i32.const 1024))
+  (i32.store (i32.const 8) (i32.const 1))
+  (i32.const 0))
+(func (export "gapura:plugin/response-processing@0.1.0#[constructor]processor")
+  (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+  (call $new (i32.const 1)))
+(func (export "gapura:plugin/response-processing@0.1.0#[method]processor.push")
+  (param i32 i32 i32 i32 i32 i32 i32) (result i32)
+  (i32.store (i32.const 516) (local.get 1))
+  (i32.store (i32.const 520) (local.get 2))
+  (i32.const 512))
+(func (export "gapura:plugin/response-processing@0.1.0#[method]processor.finish")
+  (param i32 i32) (result i32)
+  (i32.const 768))

@@ -1,0 +1,3 @@
+;; world: silent
+;; beside: odd.wit
+;; Exports nothing.

@@ -1,0 +1,4 @@
+;; world: validator
+;; Traps.
+(func (export "gapura:plugin/request-validation@0.1.0#validate") (param i32) (result i32)
+  (unreachable))
