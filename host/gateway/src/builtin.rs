@@ -25,7 +25,10 @@ const GEMMA_CHAT: Builtin = Builtin {
 /// All of them.
 pub const BUILTINS: [Builtin; 2] = [CHATML, GEMMA_CHAT];
 
-/// The template of the default route until the model's architecture is known.
+/// What a route writes to get the template plugin that suits the model.
+pub const TEMPLATE: &str = "template";
+
+/// That plugin until the model's architecture is known.
 pub const DEFAULT_TEMPLATE: &str = CHATML.name;
 
 /// The template plugin that suits an architecture, as [`ModelInfo`](gapura_engine::ModelInfo)

@@ -206,8 +206,6 @@ pub struct RouteConfig {
     pub default: bool,
     /// The bindings, in order.
     pub plugins: Vec<BindingConfig>,
-    /// The template plugin is the built-in one of the model's architecture.
-    pub template_by_architecture: bool,
     /// What requests leave open.
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
@@ -219,6 +217,9 @@ pub struct RouteConfig {
 pub struct BindingConfig {
     /// The plugin's name.
     pub plugin: String,
+    /// The configuration says `template`: `plugin` is the built-in one of the model's
+    /// architecture, once that is known.
+    pub is_template: bool,
     /// What its `config` import returns, as a JSON object.
     pub settings: serde_json::Value,
     /// The imports that it gets beside `config`.

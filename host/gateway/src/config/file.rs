@@ -355,7 +355,8 @@ pub struct RouteSection {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BindingSection {
-    /// The plugin's name: that of its file in `[plugins] dir`, or a built-in one.
+    /// The plugin's name: that of its file in `[plugins] dir`, a built-in one, or `template`
+    /// for the built-in one that suits the model.
     pub plugin: String,
     /// What the plugin's `config` import returns, as a JSON object. Default `{}`.
     #[serde(default)]

@@ -17,6 +17,7 @@ use super::{
     file::{BindingSection, ConfigFile, PluginLimitsSection, RouteSection, ServerSection},
     location::Document,
 };
+use crate::builtin;
 
 /// Most plugins of one route; a chain longer than this is a mistake.
 const MAX_BINDINGS: usize = 32;
@@ -406,7 +407,6 @@ fn resolve_route(
             .iter()
             .map(|binding| resolve_binding(binding, limits))
             .collect(),
-        template_by_architecture: false,
         sampling: sampling_defaults(&route.sampling, sampling),
         limits: SamplingLimits {
             max_tokens: route.limits.max_tokens,
@@ -417,8 +417,15 @@ fn resolve_route(
 }
 
 fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingConfig {
+    let is_template = binding.plugin == builtin::TEMPLATE;
+    let plugin = if is_template {
+        builtin::DEFAULT_TEMPLATE
+    } else {
+        &binding.plugin
+    };
     BindingConfig {
-        plugin: binding.plugin.clone(),
+        plugin: plugin.to_owned(),
+        is_template,
         settings: serde_json::to_value(&binding.settings)
             .expect("check_tree has turned every settings table into JSON"),
         grants: binding.grants.clone(),
@@ -431,7 +438,7 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
 /// The route of a server without routes.
 fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConfig {
     let template = BindingSection {
-        plugin: crate::builtin::DEFAULT_TEMPLATE.to_owned(),
+        plugin: builtin::TEMPLATE.to_owned(),
         settings: toml::Table::new(),
         grants: vec![GrantName::Log],
         on_failure: None,
@@ -443,7 +450,6 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         aliases: Vec::new(),
         default: true,
         plugins: vec![resolve_binding(&template, limits)],
-        template_by_architecture: true,
         sampling,
         limits: SamplingLimits::default(),
     }

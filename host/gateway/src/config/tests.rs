@@ -29,7 +29,7 @@ fn nothing_at_all_is_a_configuration() {
     let config = Config::load(None, &Environment::default(), &Overrides::default()).unwrap();
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8000");
     assert_eq!(config.routes.len(), 1);
-    assert!(config.routes[0].template_by_architecture && config.routes[0].default);
+    assert!(config.routes[0].plugins[0].is_template && config.routes[0].default);
 }
 
 #[test]

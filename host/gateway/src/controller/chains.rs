@@ -101,17 +101,12 @@ fn unknown_plugin(route: &str, plugin: &str, plugins: &BTreeMap<String, Plugin>)
     }
 }
 
-/// `config` with the built-in template of `architecture` on the route that asks for it.
+/// `config` with the built-in template of `architecture` on the routes that ask for it.
 pub(super) fn fit_template(config: &Config, architecture: &str) -> Config {
     let mut config = config.clone();
-    for route in config
-        .routes
-        .iter_mut()
-        .filter(|route| route.template_by_architecture)
-    {
-        for binding in &mut route.plugins {
-            builtin::template_for(architecture).clone_into(&mut binding.plugin);
-        }
+    let bindings = config.routes.iter_mut().flat_map(|route| &mut route.plugins);
+    for binding in bindings.filter(|binding| binding.is_template) {
+        builtin::template_for(architecture).clone_into(&mut binding.plugin);
     }
     config
 }
