@@ -102,7 +102,7 @@ how_to_get_std() {
     "one of these helps:" \
     "  rustup target add $target" \
     "  RUST_STD_SRC=FILE, the library/ folder of Rust $rustc_version's sources as .tar.xz" \
-    "  on Debian or Ubuntu, network access to deb.debian.org (package rust-src)"
+    "  on Debian, network access to its packages (rust-src)"
 }
 
 # Debian's rust-src of exactly this rustc, through an apt that knows nothing but itself.
@@ -110,11 +110,14 @@ unpack_debian_sources() {
   ((offline)) && how_to_get_std "it is neither installed nor cached, and --offline was given"
   command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
     how_to_get_std "rustup could not add it, and there is no apt-get to fetch its sources with"
-  local apt=$work/apt keyring=/usr/share/keyrings/debian-archive-keyring.gpg suite version
+  local apt=$work/apt keyring=/usr/share/keyrings/debian-archive-keyring.gpg suite version mirror
+  # The mirror that this machine is set up for.
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 2>/dev/null | grep -m 1 '/debian/$') ||
+    how_to_get_std "rustup could not add it, and apt knows no Debian mirror"
   [[ -f $keyring ]] || how_to_get_std "Debian's keyring is missing ($keyring, package debian-archive-keyring)"
   for suite in trixie-backports sid; do
     rm -rf "$apt" && mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/etc" "$1"
-    printf 'deb [signed-by=%s] http://deb.debian.org/debian %s main\n' "$keyring" "$suite" >"$apt/etc/sources.list"
+    printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$suite" >"$apt/etc/sources.list"
     # The machine's own apt.conf (proxies) stays in force; its sources and state do not.
     local options=(
       -o "Dir::State=$apt" -o "Dir::State::lists=$apt/lists" -o Dir::State::status=/dev/null
