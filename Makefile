@@ -67,9 +67,9 @@ deny: ## Licences, sources and bans of all dependencies, by cargo-deny
 # --- comparisons --------------------------------------------------------------------------------
 
 verify-llamacpp: build models ## Compare logprobs and greedy tokens with llama.cpp on the same files
-	tests/verify/llamacpp.sh
+	python3 tests/verify/llamacpp.py
 
 bench-cpu: build models ## Decode and prefill speed beside llama.cpp: table, and JSON
-	tests/bench/cpu.sh
+	python3 tests/bench/cpu.py
 
 .PHONY: help demo test check-tools plugins build models lint deny verify-llamacpp bench-cpu

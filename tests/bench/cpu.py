@@ -147,7 +147,7 @@ def main():
         return llamacpp_worker(args.worker, args.threads[0])
     models = llamacpp_env.chosen_models(args.model or llamacpp_env.MODELS)
     llamacpp_env.enter()
-    build = ["cargo", "build", "--release", "--quiet", "-p", "gapura-engine", "--example", "bench_cpu"]
+    build = ["cargo", "build", "--release", "--quiet", "--workspace", "--example", "bench_cpu"]
     subprocess.run(build, cwd=REPO, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target"))
     binary = target / "release" / "examples" / "bench_cpu"

@@ -50,7 +50,8 @@ impl FromRequestParts<Arc<AppState>> for Target {
 }
 
 impl Target {
-    /// The route of a request that names `model`.
+    /// The route of a request that names `model`. A route in the path goes before it, whatever
+    /// it is: applications often have a model's name built in.
     ///
     /// # Errors
     /// 404 for a route or model that there is not, 400 where neither is named and no route is
@@ -60,17 +61,11 @@ impl Target {
         table: &RouteTable,
         model: Option<&str>,
     ) -> Result<Arc<Route>, ApiError> {
-        let by_model = match model {
-            Some(model) => Some(
-                table
-                    .by_model(model)
-                    .ok_or_else(|| ApiError::model_not_found(model))?,
-            ),
-            None => None,
-        };
-        let route = match (&self.route, by_model) {
+        let route = match (&self.route, model) {
             (Some(name), _) => self.in_path(table, name)?,
-            (None, Some(route)) => route,
+            (None, Some(model)) => table
+                .by_model(model)
+                .ok_or_else(|| ApiError::model_not_found(model))?,
             (None, None) => default_route(table)?,
         };
         self.caller.check_route(&route.name)?;
