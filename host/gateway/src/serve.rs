@@ -72,7 +72,7 @@ pub async fn serve(
         config.server.clone(),
         controller.routes(),
         controller.auth(),
-        Arc::clone(&metrics),
+        metrics,
     ));
 
     let (stop, stopped) = watch::channel(false);
@@ -109,7 +109,6 @@ pub async fn serve(
         Some(Ok(model)) => {
             let engine = model.engine.clone();
             state.model.fill(model);
-            metrics.model_loaded();
             show(&format!("  ready     http://{address}/v1\n"));
             signals.end(&controller).await;
             state.drain();

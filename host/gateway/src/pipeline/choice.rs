@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gapura_engine::{
-    SampledToken, TextStream, TokenEvent, TokenId, TokenLogprobs, TokenStream, Usage,
+    SampledToken, TextDelta, TextStream, TokenEvent, TokenId, TokenLogprobs, TokenStream, Usage,
 };
 use gapura_plugin_runtime::{AnswerContext, Delta, FinishReason, Output, Responder, Run};
 
@@ -47,6 +47,8 @@ pub struct End {
     pub finish: FinishReason,
     /// What it took.
     pub usage: Usage,
+    /// Time that turning its tokens into text took.
+    pub detokenization: Duration,
 }
 
 /// One answer while it is generated.
@@ -60,6 +62,7 @@ pub struct Choice {
     deadline: Deadline,
     ready: VecDeque<Piece>,
     usage: Usage,
+    detokenization: Duration,
     submitted: Instant,
     first_token: Option<Instant>,
 }
@@ -148,6 +151,7 @@ impl Choice {
             deadline,
             ready: VecDeque::new(),
             usage: Usage::default(),
+            detokenization: Duration::ZERO,
             submitted: Instant::now(),
             first_token: None,
         }
@@ -213,12 +217,14 @@ impl Choice {
         // Until the engine's own figures come, which a stop string or a cut forestalls.
         self.usage.prefill_time = first - self.submitted;
         self.usage.decode_time = now - first;
-        if let (Some(scores), Some(logprobs)) = (&mut self.scores, token.logprobs)
-            && !self.end_tokens.contains(&token.id)
-        {
+        if self.end_tokens.contains(&token.id) {
+            // No text of the answer, even where it stands for some. The engine's `Finished` follows.
+            return Ok(());
+        }
+        if let (Some(scores), Some(logprobs)) = (&mut self.scores, token.logprobs) {
             scores.sampled(logprobs);
         }
-        let delta = self.text.push(token.id);
+        let delta = self.decode(|text| text.push(token.id));
         let stopped = delta.stopped;
         if self.process(delta.text, delta.tokens).await? && stopped {
             self.finish_processors(FinishReason::Stop).await?;
@@ -228,7 +234,7 @@ impl Choice {
 
     /// The engine is done: what is still held comes out.
     async fn finish(&mut self, reason: FinishReason) -> Result<(), ApiError> {
-        let delta = self.text.finish();
+        let delta = self.decode(TextStream::finish);
         // A stop string can be complete only now that no more text follows.
         let reason = if delta.stopped {
             FinishReason::Stop
@@ -241,16 +247,18 @@ impl Choice {
         Ok(())
     }
 
+    /// Turns tokens into text and counts the time.
+    fn decode(&mut self, work: impl FnOnce(&mut TextStream) -> TextDelta) -> TextDelta {
+        let started = Instant::now();
+        let delta = work(&mut self.text);
+        self.detokenization += started.elapsed();
+        delta
+    }
+
     /// Passes decoded text through the processors. Whether the answer goes on.
     async fn process(&mut self, text: String, tokens: Vec<TokenId>) -> Result<bool, ApiError> {
         let logprobs = match &mut self.scores {
-            Some(scores) => {
-                let num_scored = tokens
-                    .iter()
-                    .filter(|id| !self.end_tokens.contains(id))
-                    .count();
-                scores.decoded(num_scored, &text)
-            }
+            Some(scores) => scores.decoded(tokens.len(), &text),
             None => Vec::new(),
         };
         if text.is_empty() {
@@ -314,6 +322,7 @@ impl Choice {
         self.ready.push_back(Piece::End(End {
             finish,
             usage: self.usage,
+            detokenization: self.detokenization,
         }));
     }
 }

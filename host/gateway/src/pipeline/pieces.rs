@@ -72,6 +72,7 @@ impl Pieces {
             Ok(Piece::End(end)) => {
                 self.completion_tokens[index] = end.usage.completion_tokens;
                 self.cached_tokens += end.usage.cached_tokens;
+                self.record.detokenized(end.detokenization);
                 self.record.answered(end.usage, finish_reason(end.finish));
             }
             Err(error) => {

@@ -68,6 +68,7 @@ pub(crate) async fn show_version() -> Response {
 pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> Response {
     let engine = state.model.get().map(|model| model.engine.stats());
     let gauges = engine.map_or_else(EngineGauges::default, |stats| EngineGauges {
+        model_loaded: true,
         running: stats.running,
         waiting: stats.waiting,
         kv_blocks_used: [stats.full_blocks.used, stats.windowed_blocks.used],

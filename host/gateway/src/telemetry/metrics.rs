@@ -43,6 +43,8 @@ pub struct Metrics {
 /// The engine's state at the moment of a scrape.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct EngineGauges {
+    /// The model answers.
+    pub model_loaded: bool,
     /// Sequences being computed.
     pub running: usize,
     /// Sequences waiting.
@@ -161,6 +163,7 @@ impl Metrics {
 
     /// The text format 0.0.4 of all series, with the engine's state as it is now.
     pub fn scrape(&self, engine: &EngineGauges) -> String {
+        self.model_loaded.set(engine.model_loaded.into());
         self.requests_running.set(engine.running as i64);
         self.requests_waiting.set(engine.waiting as i64);
         for (index, group) in ["full", "windowed"].into_iter().enumerate() {
@@ -181,11 +184,6 @@ impl Metrics {
             .encode(&self.registry.gather(), &mut text)
             .expect("a vector takes all that is written");
         String::from_utf8(text).expect("the encoder writes UTF-8")
-    }
-
-    /// The model answers from now on.
-    pub fn model_loaded(&self) {
-        self.model_loaded.set(1);
     }
 
     /// One guest call. `failure` is its kind where it failed.

@@ -75,11 +75,14 @@ async fn a_push_answers_with_what_now_serves() {
     assert_eq!(history["history"][0]["outcome"], "live");
 }
 
+/// Method, path, token and body; status and code.
+type Mistake<'a> = (Method, &'a str, &'a str, &'a [u8], u16, &'a str);
+
 #[tokio::test]
 async fn every_mistake_has_its_status_and_code() {
     let api = with_token();
     let big = vec![0; 200_001];
-    let cases: [(Method, &str, &str, &[u8], u16, &str); 9] = [
+    let cases: [Mistake<'_>; 9] = [
         (Method::GET, "plugins", "wrong", b"", 401, "invalid_api_key"),
         (
             Method::PUT,

@@ -44,7 +44,6 @@ fn busy() -> Arc<Metrics> {
     metrics.plugins_serving([["support", "guard", "1.0.0", "sha256:ab"]].into_iter());
     metrics.swap("guard", "live");
     metrics.reload("refused");
-    metrics.model_loaded();
     metrics
 }
 
@@ -99,6 +98,7 @@ fn an_abandoned_request_counts_as_such_and_not_as_a_success() {
 fn the_engine_is_shown_as_it_is_at_the_scrape() {
     let metrics = Metrics::new();
     let gauges = EngineGauges {
+        model_loaded: true,
         running: 3,
         waiting: 2,
         kv_blocks_used: [25, 10],
@@ -108,6 +108,7 @@ fn the_engine_is_shown_as_it_is_at_the_scrape() {
     metrics.scrape(&gauges);
     let text = metrics.scrape(&gauges);
     let samples = parse(&text);
+    assert_eq!(samples["gapura_model_loaded"], 1.0);
     assert_eq!(samples["gapura_requests_running"], 3.0);
     assert_eq!(samples["gapura_requests_waiting"], 2.0);
     assert_eq!(samples["gapura_kv_blocks_used{group=\"full\"}"], 25.0);
