@@ -16,7 +16,7 @@ fn halo() -> Value {
 /// [`halo`] with more fields.
 fn halo_with(fields: Value) -> Value {
     let mut body = halo();
-    for (name, value) in fields.as_object().unwrap() {
+    for (name, value) in fields.as_object().expect("an object of fields") {
         body[name] = value.clone();
     }
     body
@@ -189,6 +189,34 @@ async fn a_stop_string_ends_the_answer_and_never_shows() {
             "satu "
         );
     }
+}
+
+#[tokio::test]
+async fn a_stop_token_ends_the_answer_and_its_text_never_shows() {
+    let server = Server::start(PLAIN, SimRunner::default().answering("satu dua tiga"));
+    // Each token of the simulated model is a byte: `d` is ordinary text.
+    let mut body = halo_with(json!({
+        "stop_token_ids": [u32::from(b'd')], "stop": ["du"], "logprobs": true,
+    }));
+    let answer = server
+        .post("/v1/chat/completions", body.clone())
+        .await
+        .json();
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["message"]["content"], "satu ");
+    assert_eq!(choice["finish_reason"], "stop");
+    let tokens: Vec<_> = choice["logprobs"]["content"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|token| token["token"].as_str().unwrap())
+        .collect();
+    assert_eq!(tokens, ["s", "a", "t", "u", " "]);
+    // It was generated like any other.
+    assert_eq!(answer["usage"], usage(6));
+    body["stream"] = json!(true);
+    let stream = server.post("/v1/chat/completions", body).await;
+    assert_eq!(stream.streamed_text(0), "satu ");
 }
 
 #[tokio::test]

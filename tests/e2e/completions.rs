@@ -10,7 +10,7 @@ fn server() -> Server {
 
 fn body(fields: Value) -> Value {
     let mut body = json!({"model": "chat", "prompt": "halo"});
-    for (name, value) in fields.as_object().unwrap() {
+    for (name, value) in fields.as_object().expect("an object of fields") {
         body[name] = value.clone();
     }
     body

@@ -531,3 +531,52 @@ async fn keys_are_asked_for_everywhere_but_at_probes() {
         .insert("authorization", "Bearer rahasia".parse().unwrap());
     assert_eq!(server.send(request).await.status, 200);
 }
+
+#[tokio::test]
+async fn pages_of_other_origins_are_shut_out_unless_they_are_named() {
+    let preflight = |origin: &str| {
+        Request::options(CHAT)
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header(
+                "access-control-request-headers",
+                "authorization,content-type",
+            )
+            .body(Body::empty())
+            .expect("a right request")
+    };
+    let from = |origin: &str| {
+        let mut request = post(CHAT, halo().to_string());
+        let origin = origin.parse().expect("a right header");
+        request.headers_mut().insert("origin", origin);
+        request
+    };
+    let allowed = "access-control-allow-origin";
+
+    let closed = Server::start(PLAIN, SimRunner::default());
+    for request in [preflight("https://warung.id"), from("https://warung.id")] {
+        let answer = closed.send(request).await;
+        let told = answer.headers.keys().map(|name| name.as_str());
+        let told: Vec<_> = told
+            .filter(|name| name.starts_with("access-control"))
+            .collect();
+        assert!(told.is_empty(), "{told:?}");
+    }
+    assert_eq!(
+        closed.send(preflight("https://warung.id")).await.status,
+        405
+    );
+
+    let toml = format!("[server]\ncors_allow_origins = ['https://warung.id']\n{PLAIN}");
+    let open = Server::start(&toml, SimRunner::default());
+    for (origin, told) in [
+        ("https://warung.id", "https://warung.id"),
+        ("https://evil.id", ""),
+    ] {
+        assert_eq!(open.send(preflight(origin)).await.header(allowed), told);
+        assert_eq!(open.send(from(origin)).await.header(allowed), told);
+    }
+    let answer = open.send(preflight("https://warung.id")).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("access-control-allow-methods"), "GET,POST");
+}

@@ -5,6 +5,7 @@ mod cli;
 mod completions;
 mod drain;
 mod errors;
+mod metrics;
 mod plugins;
 mod process;
 mod stream;

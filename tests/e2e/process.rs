@@ -49,7 +49,7 @@ pub(crate) fn run(args: &[&str]) -> Output {
 /// A running `gapura serve`. Dropping it kills it.
 pub(crate) struct Process {
     child: Child,
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
     /// Such as `http://127.0.0.1:41234`.
     pub(crate) url: String,
     /// Holds `gapura.toml`, `plugins/` and the cache.
@@ -88,20 +88,28 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let stdout = child.stdout.take().expect("a pipe");
+        // Whole from here on, so that a start that fails leaves no process behind.
+        let mut server = Self {
+            child,
+            stdout: BufReader::new(stdout),
+            url: String::new(),
+            dir,
+        };
+        server.url = server.read_url();
+        server
+    }
+
+    /// Reads the banner up to the address.
+    fn read_url(&mut self) -> String {
         let mut banner = String::new();
         loop {
             let mut line = String::new();
-            let read = stdout.read_line(&mut line).expect("the banner is text");
+            let read = self.stdout.read_line(&mut line);
+            let read = read.expect("the banner is text");
             assert!(read > 0, "the server ended before it was ready:\n{banner}");
             if let Some(url) = line.trim().strip_prefix("ready") {
-                let url = url.trim().trim_end_matches("/v1").to_owned();
-                return Self {
-                    child,
-                    _stdout: stdout,
-                    url,
-                    dir,
-                };
+                return url.trim().trim_end_matches("/v1").to_owned();
             }
             banner.push_str(&line);
         }

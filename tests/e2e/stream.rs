@@ -42,15 +42,17 @@ async fn assert_idle(server: &Server, within: Duration) {
 
 /// A connection on which `body` has been sent.
 async fn connect(server: &Server, body: Value) -> TcpStream {
-    let mut socket = TcpStream::connect(server.listen().await).await.unwrap();
+    let connected = TcpStream::connect(server.listen().await).await;
+    let mut socket = connected.expect("the server listens");
     let body = body.to_string();
     let head = format!(
         "POST {CHAT} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n",
         body.len()
     );
-    socket.write_all(head.as_bytes()).await.unwrap();
-    socket.write_all(body.as_bytes()).await.unwrap();
+    let request = head + &body;
+    let written = socket.write_all(request.as_bytes()).await;
+    written.expect("the server reads");
     socket
 }
 
@@ -59,7 +61,7 @@ async fn read_until(socket: &mut TcpStream, text: &str) -> String {
     let mut read = Vec::new();
     let mut buffer = [0; 1024];
     while !String::from_utf8_lossy(&read).contains(text) {
-        let count = socket.read(&mut buffer).await.unwrap();
+        let count = socket.read(&mut buffer).await.expect("an open connection");
         assert!(count > 0, "closed after {}", String::from_utf8_lossy(&read));
         read.extend_from_slice(&buffer[..count]);
     }
