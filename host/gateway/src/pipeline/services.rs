@@ -28,6 +28,10 @@ struct Observer(Arc<Metrics>);
 
 impl CallObserver for Observer {
     fn observe(&self, call: &GuestCall<'_>) {
+        // Making an instance is no call of a stage, unless none comes of it.
+        if call.function == "instantiate" && matches!(call.outcome, Outcome::Answered) {
+            return;
+        }
         let failure = match call.outcome {
             Outcome::Answered | Outcome::Refused => None,
             Outcome::Failed(kind) => Some(kind.as_str()),
