@@ -9,3 +9,5 @@ mod metrics;
 mod plugins;
 mod process;
 mod stream;
+mod swap;
+mod verdicts;
