@@ -23,9 +23,11 @@ demo: build ## Build all, fetch a small model, start the gateway with example ro
 
 test: build models ## All tests; needs no GPU
 	$(call say,Tests of the gateway)
-	cargo test --release --workspace --no-fail-fast
+	cargo test --release --locked --workspace --no-fail-fast
 	$(call say,Tests of the plugins)
-	cargo test --release --manifest-path plugins/Cargo.toml --no-fail-fast
+	cargo test --release --locked --manifest-path plugins/Cargo.toml --no-fail-fast
+	$(call say,The official OpenAI client)
+	@tests/clients/run.sh
 
 # --- pieces -------------------------------------------------------------------------------------
 
