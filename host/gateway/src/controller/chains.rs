@@ -104,7 +104,10 @@ fn unknown_plugin(route: &str, plugin: &str, plugins: &BTreeMap<String, Plugin>)
 /// `config` with the built-in template of `architecture` on the routes that ask for it.
 pub(super) fn fit_template(config: &Config, architecture: &str) -> Config {
     let mut config = config.clone();
-    let bindings = config.routes.iter_mut().flat_map(|route| &mut route.plugins);
+    let bindings = config
+        .routes
+        .iter_mut()
+        .flat_map(|route| &mut route.plugins);
     for binding in bindings.filter(|binding| binding.is_template) {
         builtin::template_for(architecture).clone_into(&mut binding.plugin);
     }
