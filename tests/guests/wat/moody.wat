@@ -1,5 +1,5 @@
 ;; world: responder
-;; Does what the first letter of a delta says: L loops, T traps, H holds, X cuts with "[cut]",
+;; Does what the first letter of a delta says: L loops, T traps, H holds, X cuts with `[cut]`,
 ;; B emits 16 MiB, E emits nothing, S emits "*" instead, R emits "* " for itself and a space behind
 ;; it and holds the rest; any other text passes as it is. At the end it emits ".", and never gives
 ;; back what it held.

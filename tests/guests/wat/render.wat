@@ -1,5 +1,5 @@
 ;; world: template
-;; Renders the chat's model between <bos> and a prefix end; refuses a model that begins with r.
+;; Renders the chat's model between `<bos>` and a prefix end; refuses a model that begins with r.
 (@custom "gapura:plugin" "render@0.3.0")
 ;; Three segments of 12 bytes, control, text and prefix end: tag u8 @0, string @4.
 (data (i32.const 1024) "\01\00\00\00\80\04\00\00\05\00\00\00")
