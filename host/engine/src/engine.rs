@@ -43,7 +43,7 @@ pub struct EngineConfig {
     pub max_num_seqs: usize,
     /// Tokens computed in one step, prompt chunks and decodes together: more favours
     /// throughput, less the time between tokens. At least `max_num_seqs` lets every sequence
-    /// decode in every step. Default 512.
+    /// decode in every step. Default 256.
     pub max_batched_tokens: usize,
     /// Requests that may wait for a seat; the next one is refused as
     /// [`EngineError::Overloaded`]. Default 256.
@@ -60,7 +60,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             max_num_seqs: 64,
-            max_batched_tokens: 512,
+            max_batched_tokens: 256,
             max_queued: 256,
             kv_bytes: 1 << 30,
             context_length: None,

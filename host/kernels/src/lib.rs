@@ -8,7 +8,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "vector intrinsics, and results that threads fill together"
+    reason = "vector intrinsics, results that threads fill together, and the allocator's own call"
 )]
 
 mod activation_fn;
@@ -20,6 +20,7 @@ mod error;
 mod kv;
 mod matmul;
 mod matrix;
+mod memory;
 mod norm;
 mod parallel;
 mod rope;
@@ -36,6 +37,7 @@ pub use error::KernelError;
 pub use kv::{BLOCK_TOKENS, KvLayer};
 pub use matmul::matmul;
 pub use matrix::Matrix;
+pub use memory::release_unused;
 pub use norm::rms_norm;
 pub use rope::{RopeAngles, RopeStyle, rope, rope_with};
 pub use weight_type::WeightType;

@@ -290,7 +290,12 @@ fn next_sizes(sizes: &Mutex<Vec<usize>>, count: usize) -> Vec<usize> {
 fn a_dropped_stream_frees_its_blocks_within_a_step() {
     let answer = "z".repeat(2000);
     let (runner, sizes) = noting(SimRunner::default().answering(&answer).with_latency(SLOW));
-    let engine = start(runner, EngineConfig::default());
+    // The whole prompt in one step, so that a running sequence has all its blocks.
+    let config = EngineConfig {
+        max_batched_tokens: 512,
+        ..EngineConfig::default()
+    };
+    let engine = start(runner, config);
     let stays = engine.submit(request("y", 2000)).unwrap();
     let stays = std::thread::spawn(move || read(stays));
     let gone = engine.submit(request(&"x".repeat(400), 2000)).unwrap();

@@ -57,9 +57,11 @@ impl CpuRunner {
     pub fn load(path: &Path, options: CpuOptions) -> Result<CpuModel, LoadError> {
         let checkpoint = Checkpoint::open(path)?;
         let runner = Self::new(&checkpoint, options)?;
+        let tokenizer = checkpoint.tokenizer()?;
+        gapura_kernels::release_unused();
         Ok(CpuModel {
             runner,
-            tokenizer: checkpoint.tokenizer()?,
+            tokenizer,
             chat_template: checkpoint.chat_template().map(str::to_owned),
         })
     }

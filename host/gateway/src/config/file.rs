@@ -233,7 +233,7 @@ pub struct EngineSection {
     /// Sequences that are computed together. Default 64.
     pub max_num_seqs: NonZeroUsize,
     /// Tokens of one step: running answers first, the rest goes to prompts. Smaller steps
-    /// disturb running streams less, larger ones read prompts faster. Default 512.
+    /// disturb running streams less, larger ones read prompts faster. Default 256.
     pub max_step_tokens: NonZeroUsize,
     /// Milliseconds that a step of the simulated model takes. Default 0.
     pub sim_step_ms: f64,
@@ -245,7 +245,7 @@ impl Default for EngineSection {
         Self {
             max_queued: count(256),
             max_num_seqs: count(64),
-            max_step_tokens: count(512),
+            max_step_tokens: count(256),
             sim_step_ms: 0.0,
         }
     }
