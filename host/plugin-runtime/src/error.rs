@@ -8,7 +8,7 @@ use crate::plugin::{Import, Stage};
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The directory of compiled code cannot be created or written.
-    #[error("plugin cache directory {} is not writable: {source}", path.display())]
+    #[error("plugin cache directory {} is not writable", path.display())]
     Cache {
         /// The directory as configured.
         path: PathBuf,
