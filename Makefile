@@ -43,7 +43,8 @@ plugins: check-tools ## Build the plugins to WebAssembly components
 
 build: plugins ## Build the gateway (the first time: about 12 minutes on two cores)
 	$(call say,Gateway)
-	cargo build --release --locked --workspace --bins
+	@# With the examples, dependencies have the features that the tests want: nothing compiles twice.
+	cargo build --release --locked --workspace --bins --examples
 
 models: check-tools ## Fetch the small models that the tests use (350 MB, once)
 	$(call say,Models)
