@@ -33,7 +33,7 @@ test: build models ## All tests; needs no GPU
 
 check-tools:
 	@for tool in cargo gcc python3; do \
-	  command -v $$tool >/dev/null || { echo "gapura: $$tool is missing; see 'What you need' in README.md" >&2; exit 1; }; done
+	  command -v $$tool >/dev/null || { echo "gapura: $$tool is missing; README.md says what is needed" >&2; exit 1; }; done
 	@python3 -m pip --version >/dev/null 2>&1 || { echo "gapura: python3 has no pip; install python3-pip" >&2; exit 1; }
 	@python3 -c 'import ensurepip, venv' 2>/dev/null || { echo "gapura: python3 has no venv; install python3-venv" >&2; exit 1; }
 
