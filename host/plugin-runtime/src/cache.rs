@@ -23,7 +23,6 @@ const SUM_BYTES: usize = 32;
 pub(crate) struct Cache {
     directory: PathBuf,
     compatibility: u64,
-    written: AtomicU64,
 }
 
 impl Cache {
@@ -34,7 +33,6 @@ impl Cache {
         let cache = Self {
             directory: directory.to_owned(),
             compatibility: hasher.finish(),
-            written: AtomicU64::new(0),
         };
         let probe = cache.temporary("probe");
         create_private(directory)
@@ -109,7 +107,9 @@ impl Cache {
 
     /// A name that no other writer, thread or process, uses.
     fn temporary(&self, stem: &str) -> PathBuf {
-        let count = self.written.fetch_add(1, Ordering::Relaxed);
+        // Of the process: several runtimes in it may share a directory.
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
         self.directory
             .join(format!(".{stem}-{}-{count}.tmp", std::process::id()))
     }
@@ -127,4 +127,25 @@ fn create_private(directory: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn create_private(directory: &Path) -> io::Result<()> {
     std::fs::create_dir_all(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_may_be_opened_by_many_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = Engine::default();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        Cache::open(directory.path(), &engine).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
 }
