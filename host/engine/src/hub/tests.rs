@@ -416,6 +416,25 @@ fn an_unwritable_cache_is_named() {
     );
 }
 
+/// `/dev/full` takes nothing, with the error of a full disk.
+#[test]
+fn a_full_disk_is_named_and_is_not_tried_again() {
+    let data = b"more than there is room for";
+    let hub = StubHub::new(&[("m.gguf", data)]);
+    let part = hub.part(data);
+    std::os::unix::fs::symlink("/dev/full", &part).unwrap();
+    let error = hub.pull("o/n").unwrap_err();
+    let LoadError::Write { path, source } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
+    assert!(path.starts_with(hub.cache.path()), "{error}");
+    assert_eq!(hub.ranges("m.gguf").len(), 1);
+    // Room was made: nothing half-written is in the way.
+    fs::remove_file(&part).unwrap();
+    assert_eq!(fs::read(hub.pull("o/n").unwrap()).unwrap(), data);
+}
+
 #[test]
 fn answers_that_no_hub_gives_are_errors() {
     let hub = StubHub::new(&[("m.gguf", b"x")]);
