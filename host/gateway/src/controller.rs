@@ -77,19 +77,14 @@ impl Controller {
     ) -> Result<Self, ControlError> {
         let mut plugins = BTreeMap::new();
         for builtin in builtin::BUILTINS {
-            let plugin = runtime
-                .load(builtin.name, builtin.bytes)
-                .map_err(|source| ControlError::refused(builtin.name, source))?;
+            let plugin = load(&runtime, builtin.name, builtin.bytes)?;
             plugins.insert(builtin.name.to_owned(), Entry::new(plugin, Source::Builtin));
         }
         let mut refusals = BTreeMap::new();
         if let Some(dir) = &config.plugins.dir {
             for name in store::names(dir)? {
-                let loaded = store::read(dir, &name).and_then(|bytes| {
-                    runtime
-                        .load(&name, &bytes)
-                        .map_err(|source| ControlError::refused(&name, source))
-                });
+                let loaded =
+                    store::read(dir, &name).and_then(|bytes| load(&runtime, &name, &bytes));
                 match loaded {
                     Ok(plugin) => {
                         plugins.insert(name, Entry::new(plugin, Source::File));
@@ -236,10 +231,7 @@ impl Controller {
         component: &[u8],
         origin: Origin,
     ) -> Result<Plugin, ControlError> {
-        let plugin = self
-            .runtime
-            .load(name, component)
-            .map_err(|source| ControlError::refused(name, source))?;
+        let plugin = load(&self.runtime, name, component)?;
         let (config, mut plugins) = self.inputs();
         plugins.insert(name.to_owned(), plugin.clone());
         let model = self.state().model.clone();
@@ -299,6 +291,16 @@ impl Controller {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn load(runtime: &PluginRuntime, name: &str, component: &[u8]) -> Result<Plugin, ControlError> {
+    if name == builtin::TEMPLATE {
+        let name = name.to_owned();
+        return Err(ControlError::ReservedName { name });
+    }
+    runtime
+        .load(name, component)
+        .map_err(|source| ControlError::refused(name, source))
 }
 
 fn loaded(plugins: &BTreeMap<String, Entry>) -> BTreeMap<String, Plugin> {

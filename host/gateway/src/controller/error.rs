@@ -19,6 +19,15 @@ pub enum ControlError {
         #[source]
         source: LoadError,
     },
+    /// The name means something else in a configuration.
+    #[error(
+        "`{name}` cannot be the name of a plugin: in a route it stands for the built-in template \
+         that suits the model; choose another name"
+    )]
+    ReservedName {
+        /// The name.
+        name: String,
+    },
     /// The chain of a route would not work.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -74,6 +83,7 @@ impl ControlError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Plugin { source, .. } => load_code(source),
+            Self::ReservedName { .. } => "reserved_plugin_name",
             Self::Chain(error) => match error {
                 ChainError::NoRenderer { .. } => "no_renderer",
                 ChainError::TwoRenderers { .. } => "two_renderers",
@@ -113,6 +123,7 @@ impl From<ControlError> for ApiError {
         use axum::http::StatusCode;
         let status = match &error {
             ControlError::Plugin { .. }
+            | ControlError::ReservedName { .. }
             | ControlError::Chain(_)
             | ControlError::UnknownPlugin { .. }
             | ControlError::Config(_)

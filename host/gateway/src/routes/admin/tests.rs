@@ -82,7 +82,7 @@ type Mistake<'a> = (Method, &'a str, &'a str, &'a [u8], u16, &'a str);
 async fn every_mistake_has_its_status_and_code() {
     let api = with_token();
     let big = vec![0; 200_001];
-    let cases: [Mistake<'_>; 9] = [
+    let cases: [Mistake<'_>; 10] = [
         (Method::GET, "plugins", "wrong", b"", 401, "invalid_api_key"),
         (
             Method::PUT,
@@ -107,6 +107,14 @@ async fn every_mistake_has_its_status_and_code() {
             GEMMA,
             422,
             "invalid_plugin_name",
+        ),
+        (
+            Method::PUT,
+            "plugins/template",
+            "secret",
+            GEMMA,
+            422,
+            "reserved_plugin_name",
         ),
         (
             Method::PUT,
