@@ -9,7 +9,7 @@ const SLOW: &str = "[engine]\nsim_step_ms = 25\n[[routes]]\nname = 'chat'\n\
     plugins = [{ plugin = 'chatml' }]\n";
 
 #[test]
-fn sigterm_lets_a_stream_end_and_takes_no_new_one() {
+fn sigterm_lets_a_stream_end_and_sends_new_requests_elsewhere() {
     let mut server = Process::start(SLOW, &[]);
     let url = server.url.clone();
     let under_way = {
@@ -23,9 +23,21 @@ fn sigterm_lets_a_stream_end_and_takes_no_new_one() {
         !under_way.is_finished(),
         "the stream was over before the drain"
     );
+    // Load balancers hear it while the stream goes on.
+    let get = |path: &str| Process::agent().get(format!("{url}{path}")).call().unwrap();
+    assert_eq!(get("/livez").status(), 200);
+    let mut ready = get("/readyz");
+    assert_eq!(ready.status(), 503);
+    let reason: serde_json::Value = ready.body_mut().read_json().unwrap();
+    assert_eq!(reason["error"]["code"], "shutting_down");
+    let refused = stream(&Process::agent(), &url, "halo").unwrap_err();
     assert!(
-        stream(&Process::agent(), &url, "halo").is_err(),
-        "a new request was taken"
+        refused.starts_with("503") && refused.contains("shutting_down"),
+        "{refused}"
+    );
+    assert!(
+        !under_way.is_finished(),
+        "all this took longer than the stream"
     );
     let answer = under_way.join().unwrap().unwrap();
     assert_eq!(answer, "You said: sebuah jawaban yang panjang");

@@ -159,4 +159,8 @@ async fn gauges_rise_with_requests_and_return_to_zero_after_aborts() {
     let idle = tokio::time::timeout(Duration::from_secs(20), idle).await;
     let samples = idle.expect("nothing is left of requests that nobody waits for");
     assert_eq!(samples["inference_duration_seconds_count"], 0.0);
+    // They were computed, so they are counted.
+    let input = "gen_ai_client_token_usage_sum{gen_ai_operation_name=\"chat\",\
+        gen_ai_provider_name=\"gapura\",gen_ai_token_type=\"input\"}";
+    assert_eq!(samples[input], 8.0 * PROMPT_TOKENS);
 }

@@ -157,15 +157,11 @@ impl Server {
         let address = listener
             .local_addr()
             .expect("a bound listener has an address");
-        let timeouts = gapura::server::Timeouts {
-            header: Duration::from_secs(10),
-            drain: Duration::from_secs(1),
-        };
         let app = self.app.clone();
         tokio::spawn(gapura::server::serve(
             listener,
             app,
-            timeouts,
+            Duration::from_secs(10),
             std::future::pending(),
         ));
         address

@@ -21,7 +21,7 @@ use crate::{
     config::{Config, Environment, Overrides},
     controller::{Controller, Origin, Watch},
     model_loader, routes,
-    server::{self, Drained, Timeouts},
+    server::{self, Drained},
     state::{AppState, LoadedModel},
     telemetry::Metrics,
     version,
@@ -75,27 +75,25 @@ pub async fn serve(
         metrics,
     ));
 
-    let (stop, stopped) = watch::channel(false);
-    let timeouts = Timeouts {
-        header: config.server.header_timeout,
-        drain: config.server.drain_timeout,
-    };
+    let (stop, stopped) = watch::channel(None);
+    let header_timeout = config.server.header_timeout;
+    let drain_timeout = config.server.drain_timeout;
     let admin = routes::admin::router(Arc::clone(&controller));
     let servers: Vec<JoinHandle<Drained>> = match admin_listener {
         None => vec![spawn(
             listener,
             app::app(Arc::clone(&state), admin),
-            timeouts,
+            header_timeout,
             stopped,
         )],
         Some(own) => vec![
             spawn(
                 listener,
                 app::app(Arc::clone(&state), Router::new()),
-                timeouts,
+                header_timeout,
                 stopped.clone(),
             ),
-            spawn(own, admin, timeouts, stopped),
+            spawn(own, admin, header_timeout, stopped),
         ],
     };
     show(&banner(&config, &controller, address));
@@ -111,19 +109,17 @@ pub async fn serve(
             state.model.fill(model);
             show(&format!("  ready     http://{address}/v1\n"));
             signals.end(&controller).await;
-            state.drain();
-            drain(stop, servers).await;
+            drain(&state, drain_timeout, stop, servers).await;
             engine.shutdown(ENGINE_GRACE).await;
             Ok(())
         }
         Some(Err(error)) => {
             state.model.fail();
-            stop.send_replace(true);
+            stop.send_replace(Some(Instant::now()));
             Err(error.context("cannot load the model"))
         }
         None => {
-            state.drain();
-            drain(stop, servers).await;
+            drain(&state, drain_timeout, stop, servers).await;
             Ok(())
         }
     }
@@ -149,12 +145,15 @@ async fn start_controller(
 fn spawn(
     listener: tokio::net::TcpListener,
     app: Router,
-    timeouts: Timeouts,
-    mut stopped: watch::Receiver<bool>,
+    header_timeout: Duration,
+    mut stopped: watch::Receiver<Option<Instant>>,
 ) -> JoinHandle<Drained> {
-    tokio::spawn(server::serve(listener, app, timeouts, async move {
+    tokio::spawn(server::serve(listener, app, header_timeout, async move {
+        let deadline = stopped.wait_for(Option::is_some).await;
         // An error means that the sender is gone, and the server with it.
-        let _ = stopped.wait_for(|stop| *stop).await;
+        deadline
+            .map_or(None, |deadline| *deadline)
+            .unwrap_or_else(Instant::now)
     }))
 }
 
@@ -192,9 +191,20 @@ async fn load_in_background(
         .context("loading the model panicked; the log says where")?
 }
 
-async fn drain(stop: watch::Sender<bool>, servers: Vec<JoinHandle<Drained>>) {
+/// Ends the requests under way, then the servers. Until the last of them has ended the port
+/// stays open: `/readyz` says no, and new requests hear that they have to go elsewhere.
+async fn drain(
+    state: &AppState,
+    timeout: Duration,
+    stop: watch::Sender<Option<Instant>>,
+    servers: Vec<JoinHandle<Drained>>,
+) {
     tracing::info!("draining");
-    stop.send_replace(true);
+    let deadline = Instant::now() + timeout;
+    state.drain();
+    // Whoever is left at the deadline is cut below.
+    let _ = tokio::time::timeout_at(deadline.into(), state.drained()).await;
+    stop.send_replace(Some(deadline));
     for server in servers {
         match server.await {
             Ok(Drained::Whole) => {}

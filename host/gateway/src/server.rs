@@ -1,6 +1,12 @@
 //! Sockets: binding with a message that helps, accepting, and the drain at the end.
 
-use std::{future::Future, io, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use axum::Router;
 use hyper_util::{
@@ -56,35 +62,27 @@ pub enum Drained {
     Cut,
 }
 
-/// How long things may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// Until the header of a request has come in.
-    pub header: Duration,
-    /// Between the end of `stop` and the end of the last request.
-    pub drain: Duration,
-}
-
 /// Answers on `listener` with `app` until `stop` ends; then takes no more connections, lets
-/// running requests end for as long as [`Timeouts::drain`], and drops the rest.
+/// running requests end until the instant that `stop` gave, and drops the rest. The header of
+/// a request has to be in within `header_timeout`.
 pub async fn serve(
     listener: TcpListener,
     app: Router,
-    timeouts: Timeouts,
-    stop: impl Future<Output = ()>,
+    header_timeout: Duration,
+    stop: impl Future<Output = Instant>,
 ) -> Drained {
     let connections = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(timeouts.header);
+        .header_read_timeout(header_timeout);
     let mut running = tokio::task::JoinSet::new();
     let mut stop = pin!(stop);
-    loop {
+    let deadline = loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // Reaps ended connections, so that the set holds the open ones only.
             Some(_) = running.join_next() => continue,
-            () = &mut stop => break,
+            deadline = &mut stop => break deadline,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -104,9 +102,9 @@ pub async fn serve(
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
-    }
+    };
     drop(listener);
-    match tokio::time::timeout(timeouts.drain, connections.shutdown()).await {
+    match tokio::time::timeout_at(deadline.into(), connections.shutdown()).await {
         Ok(()) => Drained::Whole,
         Err(_) => {
             running.abort_all();

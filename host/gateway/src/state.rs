@@ -7,12 +7,13 @@ use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use gapura_engine::{Engine, Tokenizer};
+use tokio_util::task::TaskTracker;
 
 use crate::auth::{Auth, RateLimiter};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::routing::RouteTable;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, RequestRecord};
 
 /// The state of one server.
 pub struct AppState {
@@ -30,8 +31,8 @@ pub struct AppState {
     pub server: ServerConfig,
     /// When the server started.
     pub started: SystemTime,
-    /// Set once, when the server begins to shut down.
-    draining: AtomicBool,
+    /// The requests under way. Closed once, when the server begins to shut down.
+    requests: TaskTracker,
 }
 
 /// A model that answers.
@@ -87,7 +88,7 @@ impl AppState {
             metrics,
             server,
             started: SystemTime::now(),
-            draining: AtomicBool::new(false),
+            requests: TaskTracker::new(),
         }
     }
 
@@ -108,13 +109,25 @@ impl AppState {
         })
     }
 
+    /// The record of a request that has just arrived; it counts as under way until the record
+    /// is dropped. See [`RequestRecord::new`].
+    pub fn record(&self, endpoint: &'static str, request_id: &str) -> RequestRecord {
+        let metrics = Arc::clone(&self.metrics);
+        RequestRecord::new(metrics, self.requests.token(), endpoint, request_id)
+    }
+
     /// New requests are refused from now on; `/readyz` says so.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.requests.close();
     }
 
     /// Whether the server is shutting down.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.requests.is_closed()
+    }
+
+    /// Ends once the server drains and no request is under way any more.
+    pub async fn drained(&self) {
+        self.requests.wait().await;
     }
 }

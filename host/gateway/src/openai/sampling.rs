@@ -57,12 +57,16 @@ pub enum Delivery {
     /// One JSON object in the end.
     Whole,
     /// Server-sent events.
-    Stream {
-        /// A last chunk with the usage of the whole request.
-        include_usage: bool,
-        /// Every chunk carries the usage so far.
-        continuous_usage: bool,
-    },
+    Stream(StreamUsage),
+}
+
+/// What the chunks of a stream say of the tokens that it takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamUsage {
+    /// A last chunk with the usage of the whole request.
+    pub include: bool,
+    /// Every chunk carries the usage so far.
+    pub continuous: bool,
 }
 
 impl Delivery {
@@ -132,17 +136,14 @@ pub(super) fn take_delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
             "stream_options",
             "stream_options is only allowed when stream is true",
         )),
-        (true, None) => Ok(Delivery::Stream {
-            include_usage: false,
-            continuous_usage: false,
-        }),
+        (true, None) => Ok(Delivery::Stream(StreamUsage::default())),
         (true, Some(options)) => {
-            let include_usage = options.include_usage.unwrap_or(false);
+            let include = options.include_usage.unwrap_or(false);
             let continuous = options.continuous_usage_stats.unwrap_or(false);
-            Ok(Delivery::Stream {
-                include_usage,
-                continuous_usage: include_usage && continuous,
-            })
+            Ok(Delivery::Stream(StreamUsage {
+                include,
+                continuous: include && continuous,
+            }))
         }
     }
 }
@@ -329,20 +330,17 @@ mod tests {
         let parse = |json| take_delivery(&mut fields(json)).unwrap();
         assert_eq!(
             parse(r#"{"stream":true,"stream_options":{"continuous_usage_stats":true}}"#),
-            Delivery::Stream {
-                include_usage: false,
-                continuous_usage: false
-            }
+            Delivery::Stream(StreamUsage::default())
         );
         assert_eq!(
             parse(
                 r#"{"stream":true,
                     "stream_options":{"include_usage":true,"continuous_usage_stats":true}}"#
             ),
-            Delivery::Stream {
-                include_usage: true,
-                continuous_usage: true
-            }
+            Delivery::Stream(StreamUsage {
+                include: true,
+                continuous: true
+            })
         );
         assert_eq!(
             parse(r#"{"stream":null,"stream_options":null}"#),

@@ -27,11 +27,13 @@ pub struct Pieces {
 impl Pieces {
     /// Of `answers`, one for each prompt; the answers to a prompt follow those to the one
     /// before it.
-    pub fn new(answers: Vec<Answer>, record: RequestRecord) -> Self {
+    pub fn new(answers: Vec<Answer>, mut record: RequestRecord) -> Self {
         let prompt_tokens = answers
             .iter()
             .map(|answer| answer.prompt.len())
             .sum::<usize>();
+        let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
+        record.prompted(prompt_tokens);
         let choices = answers.into_iter().flat_map(|answer| answer.choices);
         let streams: Vec<_> = choices
             .enumerate()
@@ -40,7 +42,7 @@ impl Pieces {
         Self {
             completion_tokens: vec![0; streams.len()],
             choices: stream::select_all(streams),
-            prompt_tokens: u32::try_from(prompt_tokens).unwrap_or(u32::MAX),
+            prompt_tokens,
             cached_tokens: 0,
             record,
         }
@@ -66,11 +68,10 @@ impl Pieces {
         match &piece {
             Ok(Piece::Prompt(_)) => {}
             Ok(Piece::Text(text)) => {
-                self.record.token();
-                self.completion_tokens[index] = text.completion_tokens;
+                self.generated(index, text.completion_tokens);
             }
             Ok(Piece::End(end)) => {
-                self.completion_tokens[index] = end.usage.completion_tokens;
+                self.generated(index, end.usage.completion_tokens);
                 self.cached_tokens += end.usage.cached_tokens;
                 self.record.detokenized(end.detokenization);
                 self.record.answered(end.usage, finish_reason(end.finish));
@@ -81,6 +82,11 @@ impl Pieces {
             }
         }
         Some(piece.map(|piece| (index, piece)))
+    }
+
+    fn generated(&mut self, index: usize, tokens: u32) {
+        self.completion_tokens[index] = tokens;
+        self.record.generated(self.completion_tokens.iter().sum());
     }
 
     /// What the request has taken so far.

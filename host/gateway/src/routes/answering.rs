@@ -1,16 +1,51 @@
-//! The two ways in which a request to the model ends, as seen by its handler.
+//! The ways in which a request to the model ends, as seen by its handler.
 
-use axum::http::HeaderValue;
 use axum::response::{IntoResponse as _, Response};
 
 use crate::error::{ApiError, X_GAPURA_CHAIN};
+use crate::openai::sampling::{Delivery, StreamUsage};
+use crate::pipeline::{Answer, Deadline, Pieces};
+use crate::routes::sse::{self, Chunks};
+use crate::state::AppState;
 use crate::telemetry::RequestRecord;
 
-/// The answer, or the error that came while it was generated, with the plugins that made it.
-pub(super) fn answered(response: Result<Response, ApiError>, chain: &HeaderValue) -> Response {
-    let mut response = response.unwrap_or_else(ApiError::into_response);
-    response.headers_mut().insert(X_GAPURA_CHAIN, chain.clone());
-    response
+/// Turns pieces into what one endpoint answers with.
+pub(super) trait Writer {
+    /// One JSON object, once everything has come.
+    async fn whole(self, pieces: Pieces) -> Result<Response, ApiError>;
+
+    /// The chunks of a stream.
+    fn chunks(self, pieces: &Pieces, usage: StreamUsage) -> impl Chunks;
+}
+
+/// Answers that are being generated.
+pub(super) struct Begun<W> {
+    /// One for each prompt; there is at least one.
+    pub(super) answers: Vec<Answer>,
+    pub(super) writer: W,
+    pub(super) delivery: Delivery,
+    pub(super) deadline: Deadline,
+}
+
+impl<W: Writer> Begun<W> {
+    /// The answer, or the error that came while it was generated, with the plugins that made
+    /// it.
+    pub(super) async fn deliver(self, state: &AppState, record: RequestRecord) -> Response {
+        let chain = self.answers[0].route.chain_header.clone();
+        let pieces = Pieces::new(self.answers, record);
+        let mut response = match self.delivery {
+            Delivery::Whole => {
+                let whole = self.writer.whole(pieces).await;
+                whole.unwrap_or_else(ApiError::into_response)
+            }
+            Delivery::Stream(usage) => {
+                let chunks = self.writer.chunks(&pieces, usage);
+                sse::stream(pieces, chunks, self.deadline, state.server.keep_alive)
+            }
+        };
+        response.headers_mut().insert(X_GAPURA_CHAIN, chain);
+        response
+    }
 }
 
 /// An error before the answer began, on the record.

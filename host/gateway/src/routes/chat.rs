@@ -14,13 +14,13 @@ use crate::error::ApiError;
 use crate::openai::chat::ChatRequest;
 use crate::openai::chat_answer::{ChatAnswer, ChatChoice, ChatChunk};
 use crate::openai::identity::Identity;
-use crate::openai::sampling::Delivery;
+use crate::openai::sampling::StreamUsage;
 use crate::openai::usage::Tokens;
-use crate::pipeline::{self, Answer, Call, Deadline, Piece, Pieces, PromptSource};
+use crate::pipeline::{self, Call, Deadline, Piece, Pieces, PromptSource};
 use crate::routes::Target;
-use crate::routes::answering::{answered, failed};
+use crate::routes::answering::{Begun, Writer, failed};
 use crate::routes::scored::scored;
-use crate::routes::sse::{self, Chunks, Frames};
+use crate::routes::sse::{Chunks, Frames};
 use crate::state::{AppState, LoadedModel};
 use crate::telemetry::RequestRecord;
 
@@ -30,19 +30,11 @@ pub(crate) async fn chat(
     target: Target,
     request: Request,
 ) -> Response {
-    let mut record = RequestRecord::new(Arc::clone(&state.metrics), "chat", &target.request_id);
+    let mut record = state.record("chat", &target.request_id);
     match begin(&state, target, request, &mut record).await {
         Ok(begun) => begun.deliver(&state, record).await,
         Err(error) => failed(error, record),
     }
-}
-
-/// A chat that is being answered.
-struct Begun {
-    answer: Answer,
-    shape: Shape,
-    delivery: Delivery,
-    deadline: Deadline,
 }
 
 /// What makes JSON of pieces.
@@ -57,7 +49,7 @@ async fn begin(
     target: Target,
     request: Request,
     record: &mut RequestRecord,
-) -> Result<Begun, ApiError> {
+) -> Result<Begun<Shape>, ApiError> {
     let deadline = Deadline::after(state.server.request_timeout);
     let body = read_body(request, &state.server).await?;
     let request = ChatRequest::parse(&body, state.server.max_messages)?;
@@ -94,66 +86,48 @@ async fn begin(
     let answer = pipeline::run(state, &model, call, record).await;
     let answer = answer.map_err(|error| error.with_chain(chain))?;
     Ok(Begun {
-        answer,
-        shape,
+        answers: vec![answer],
+        writer: shape,
         delivery: request.delivery,
         deadline,
     })
 }
 
-impl Begun {
-    async fn deliver(self, state: &AppState, record: RequestRecord) -> Response {
-        let chain = self.answer.route.chain_header.clone();
-        let pieces = Pieces::new(vec![self.answer], record);
-        let response = match self.delivery {
-            Delivery::Whole => whole(pieces, &self.shape).await,
-            Delivery::Stream {
-                include_usage,
-                continuous_usage,
-            } => {
-                let chunks = ChatChunks {
-                    started: vec![false; pieces.num_choices()],
-                    shape: self.shape,
-                    include_usage,
-                    continuous_usage,
-                };
-                Ok(sse::stream(
-                    pieces,
-                    chunks,
-                    self.deadline,
-                    state.server.keep_alive,
-                ))
+impl Writer for Shape {
+    async fn whole(self, mut pieces: Pieces) -> Result<Response, ApiError> {
+        let empty = (String::new(), Vec::new(), FinishReason::Stop);
+        let mut choices: Vec<(String, Vec<TokenLogprobs>, FinishReason)> =
+            vec![empty; pieces.num_choices()];
+        while let Some(next) = pieces.next().await {
+            let (index, piece) = next?;
+            let (text, tokens, finish) = &mut choices[index];
+            match piece {
+                Piece::Prompt(_) => {}
+                Piece::Text(piece) => {
+                    text.push_str(&piece.text);
+                    tokens.extend(piece.tokens);
+                }
+                Piece::End(end) => *finish = end.finish,
             }
-        };
-        answered(response, &chain)
+        }
+        let choices = choices
+            .into_iter()
+            .map(|(text, tokens, finish)| ChatChoice {
+                text,
+                tokens: self.has_logprobs.then(|| scored(&self.tokenizer, tokens)),
+                finish,
+            });
+        let answer = ChatAnswer::new(&self.identity, choices.collect(), pieces.tokens());
+        Ok(Json(answer).into_response())
     }
-}
 
-async fn whole(mut pieces: Pieces, shape: &Shape) -> Result<Response, ApiError> {
-    let empty = (String::new(), Vec::new(), FinishReason::Stop);
-    let mut choices: Vec<(String, Vec<TokenLogprobs>, FinishReason)> =
-        vec![empty; pieces.num_choices()];
-    while let Some(next) = pieces.next().await {
-        let (index, piece) = next?;
-        let (text, tokens, finish) = &mut choices[index];
-        match piece {
-            Piece::Prompt(_) => {}
-            Piece::Text(piece) => {
-                text.push_str(&piece.text);
-                tokens.extend(piece.tokens);
-            }
-            Piece::End(end) => *finish = end.finish,
+    fn chunks(self, pieces: &Pieces, usage: StreamUsage) -> impl Chunks {
+        ChatChunks {
+            started: vec![false; pieces.num_choices()],
+            shape: self,
+            usage,
         }
     }
-    let choices = choices
-        .into_iter()
-        .map(|(text, tokens, finish)| ChatChoice {
-            text,
-            tokens: shape.has_logprobs.then(|| scored(&shape.tokenizer, tokens)),
-            finish,
-        });
-    let answer = ChatAnswer::new(&shape.identity, choices.collect(), pieces.tokens());
-    Ok(Json(answer).into_response())
 }
 
 /// The chunks of a streamed chat.
@@ -161,14 +135,13 @@ struct ChatChunks {
     shape: Shape,
     /// Whether a choice has had its role.
     started: Vec<bool>,
-    include_usage: bool,
-    continuous_usage: bool,
+    usage: StreamUsage,
 }
 
 impl ChatChunks {
     fn push(&self, chunk: ChatChunk<'_>, tokens: Tokens, frames: &mut Frames) {
-        if self.include_usage {
-            frames.push(&chunk.with_usage(self.continuous_usage.then_some(tokens)));
+        if self.usage.include {
+            frames.push(&chunk.with_usage(self.usage.continuous.then_some(tokens)));
         } else {
             frames.push(&chunk);
         }
@@ -203,7 +176,7 @@ impl Chunks for ChatChunks {
     }
 
     fn end(&mut self, tokens: Tokens, frames: &mut Frames) {
-        if self.include_usage {
+        if self.usage.include {
             frames.push(&ChatChunk::usage(&self.shape.identity, tokens));
         }
     }

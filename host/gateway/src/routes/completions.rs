@@ -18,13 +18,13 @@ use crate::openai::completion::{CompletionRequest, DEFAULT_MAX_TOKENS, RawPrompt
 use crate::openai::completion_answer::{CompletionAnswer, CompletionChoice};
 use crate::openai::identity::Identity;
 use crate::openai::logprobs::{CompletionLogprobs, ScoredToken};
-use crate::openai::sampling::Delivery;
+use crate::openai::sampling::StreamUsage;
 use crate::openai::usage::Tokens;
 use crate::pipeline::{self, Answer, Call, Deadline, Piece, Pieces, PromptSource};
 use crate::routes::Target;
-use crate::routes::answering::{answered, failed};
+use crate::routes::answering::{Begun, Writer, failed};
 use crate::routes::scored::{scored, token_text};
-use crate::routes::sse::{self, Chunks, Frames};
+use crate::routes::sse::{Chunks, Frames};
 use crate::state::AppState;
 use crate::telemetry::RequestRecord;
 
@@ -34,21 +34,11 @@ pub(crate) async fn completions(
     target: Target,
     request: Request,
 ) -> Response {
-    let metrics = Arc::clone(&state.metrics);
-    let mut record = RequestRecord::new(metrics, "text_completion", &target.request_id);
+    let mut record = state.record("text_completion", &target.request_id);
     match begin(&state, target, request, &mut record).await {
         Ok(begun) => begun.deliver(&state, record).await,
         Err(error) => failed(error, record),
     }
-}
-
-/// Prompts that are being answered.
-struct Begun {
-    /// One for each prompt.
-    answers: Vec<Answer>,
-    writer: Writer,
-    delivery: Delivery,
-    deadline: Deadline,
 }
 
 async fn begin(
@@ -56,7 +46,7 @@ async fn begin(
     target: Target,
     request: Request,
     record: &mut RequestRecord,
-) -> Result<Begun, ApiError> {
+) -> Result<Begun<Choices>, ApiError> {
     let deadline = Deadline::after(state.server.request_timeout);
     let body = read_body(request, &state.server).await?;
     let mut request = CompletionRequest::parse(&body)?;
@@ -97,7 +87,7 @@ async fn begin(
         let prompt = request.echo.then(|| Arc::clone(&answer.prompt));
         vec![Progress { prompt, offset: 0 }; answer.choices.len()]
     };
-    let writer = Writer {
+    let writer = Choices {
         identity: Identity::new("cmpl", &model_name),
         tokenizer: model.tokenizer.clone(),
         has_logprobs: request.options.logprobs.is_some(),
@@ -131,36 +121,8 @@ fn user_message(text: String) -> Message {
     }
 }
 
-impl Begun {
-    async fn deliver(self, state: &AppState, record: RequestRecord) -> Response {
-        // A request has at least one prompt.
-        let chain = self.answers[0].route.chain_header.clone();
-        let pieces = Pieces::new(self.answers, record);
-        let response = match self.delivery {
-            Delivery::Whole => whole(pieces, self.writer).await,
-            Delivery::Stream {
-                include_usage,
-                continuous_usage,
-            } => {
-                let chunks = CompletionChunks {
-                    writer: self.writer,
-                    include_usage,
-                    continuous_usage,
-                };
-                Ok(sse::stream(
-                    pieces,
-                    chunks,
-                    self.deadline,
-                    state.server.keep_alive,
-                ))
-            }
-        };
-        answered(response, &chain)
-    }
-}
-
 /// Turns pieces into the choices of answers or chunks.
-struct Writer {
+struct Choices {
     identity: Identity,
     tokenizer: Tokenizer,
     has_logprobs: bool,
@@ -176,7 +138,7 @@ struct Progress {
     offset: usize,
 }
 
-impl Writer {
+impl Choices {
     /// What a piece adds to its choice.
     fn choices(&mut self, index: usize, piece: Piece) -> Vec<CompletionChoice> {
         let (prompt_scores, piece) = match piece {
@@ -233,43 +195,51 @@ impl Writer {
     }
 }
 
-async fn whole(mut pieces: Pieces, mut writer: Writer) -> Result<Response, ApiError> {
-    let has_logprobs = writer.has_logprobs;
-    let empty = |index| CompletionChoice {
-        index,
-        text: String::new(),
-        logprobs: has_logprobs.then(CompletionLogprobs::default),
-        finish_reason: None,
-    };
-    let mut choices: Vec<_> = (0..pieces.num_choices()).map(empty).collect();
-    while let Some(next) = pieces.next().await {
-        let (index, piece) = next?;
-        for part in writer.choices(index, piece) {
-            let choice = &mut choices[index];
-            choice.text.push_str(&part.text);
-            if let (Some(logprobs), Some(next)) = (&mut choice.logprobs, part.logprobs) {
-                logprobs.extend(next);
+impl Writer for Choices {
+    async fn whole(mut self, mut pieces: Pieces) -> Result<Response, ApiError> {
+        let has_logprobs = self.has_logprobs;
+        let empty = |index| CompletionChoice {
+            index,
+            text: String::new(),
+            logprobs: has_logprobs.then(CompletionLogprobs::default),
+            finish_reason: None,
+        };
+        let mut choices: Vec<_> = (0..pieces.num_choices()).map(empty).collect();
+        while let Some(next) = pieces.next().await {
+            let (index, piece) = next?;
+            for part in self.choices(index, piece) {
+                let choice = &mut choices[index];
+                choice.text.push_str(&part.text);
+                if let (Some(logprobs), Some(next)) = (&mut choice.logprobs, part.logprobs) {
+                    logprobs.extend(next);
+                }
+                choice.finish_reason = part.finish_reason.or(choice.finish_reason);
             }
-            choice.finish_reason = part.finish_reason.or(choice.finish_reason);
+        }
+        let answer = CompletionAnswer::new(&self.identity, choices);
+        Ok(Json(answer.with_usage(Some(pieces.tokens()))).into_response())
+    }
+
+    fn chunks(self, _pieces: &Pieces, usage: StreamUsage) -> impl Chunks {
+        CompletionChunks {
+            choices: self,
+            usage,
         }
     }
-    let answer = CompletionAnswer::new(&writer.identity, choices);
-    Ok(Json(answer.with_usage(Some(pieces.tokens()))).into_response())
 }
 
 /// The chunks of a streamed completion.
 struct CompletionChunks {
-    writer: Writer,
-    include_usage: bool,
-    continuous_usage: bool,
+    choices: Choices,
+    usage: StreamUsage,
 }
 
 impl Chunks for CompletionChunks {
     fn piece(&mut self, index: usize, piece: Piece, tokens: Tokens, frames: &mut Frames) {
-        for choice in self.writer.choices(index, piece) {
-            let chunk = CompletionAnswer::new(&self.writer.identity, vec![choice]);
-            if self.include_usage {
-                frames.push(&chunk.with_usage(self.continuous_usage.then_some(tokens)));
+        for choice in self.choices.choices(index, piece) {
+            let chunk = CompletionAnswer::new(&self.choices.identity, vec![choice]);
+            if self.usage.include {
+                frames.push(&chunk.with_usage(self.usage.continuous.then_some(tokens)));
             } else {
                 frames.push(&chunk);
             }
@@ -277,8 +247,8 @@ impl Chunks for CompletionChunks {
     }
 
     fn end(&mut self, tokens: Tokens, frames: &mut Frames) {
-        if self.include_usage {
-            let chunk = CompletionAnswer::new(&self.writer.identity, Vec::new());
+        if self.usage.include {
+            let chunk = CompletionAnswer::new(&self.choices.identity, Vec::new());
             frames.push(&chunk.with_usage(Some(tokens)));
         }
     }

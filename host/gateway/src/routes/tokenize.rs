@@ -26,8 +26,7 @@ pub(crate) async fn tokenize(
     target: Target,
     request: Request,
 ) -> Response {
-    let metrics = Arc::clone(&state.metrics);
-    let mut record = RequestRecord::new(metrics, "tokenize", &target.request_id);
+    let mut record = state.record("tokenize", &target.request_id);
     match tokens(&state, target, request, &mut record).await {
         Ok(answer) => {
             record.ended(200, None);
@@ -43,8 +42,7 @@ pub(crate) async fn detokenize(
     target: Target,
     request: Request,
 ) -> Response {
-    let metrics = Arc::clone(&state.metrics);
-    let mut record = RequestRecord::new(metrics, "detokenize", &target.request_id);
+    let mut record = state.record("detokenize", &target.request_id);
     match text(&state, &target, request).await {
         Ok(answer) => {
             record.ended(200, None);

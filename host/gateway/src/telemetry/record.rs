@@ -7,6 +7,7 @@ use std::{
 };
 
 use gapura_engine::Usage;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::metrics::{Metrics, PROVIDER};
 
@@ -14,6 +15,8 @@ use super::metrics::{Metrics, PROVIDER};
 #[derive(Debug)]
 pub struct RequestRecord {
     metrics: Arc<Metrics>,
+    /// Keeps a server that drains from closing.
+    _under_way: TaskTrackerToken,
     started: Instant,
     endpoint: &'static str,
     request_id: String,
@@ -27,6 +30,9 @@ pub struct RequestRecord {
     first_token: Option<Duration>,
     tokenization: Duration,
     detokenization: Duration,
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    /// Of the answers that are complete.
     usages: Vec<Usage>,
 }
 
@@ -34,9 +40,15 @@ impl RequestRecord {
     /// A request that has just arrived. `endpoint` is OpenTelemetry's operation name: `chat`,
     /// `text_completion`, `tokenize`. Until something else is said it was abandoned by its
     /// client (status 499).
-    pub fn new(metrics: Arc<Metrics>, endpoint: &'static str, request_id: &str) -> Self {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        under_way: TaskTrackerToken,
+        endpoint: &'static str,
+        request_id: &str,
+    ) -> Self {
         Self {
             metrics,
+            _under_way: under_way,
             started: Instant::now(),
             endpoint,
             request_id: request_id.to_owned(),
@@ -50,6 +62,8 @@ impl RequestRecord {
             first_token: None,
             tokenization: Duration::ZERO,
             detokenization: Duration::ZERO,
+            prompt_tokens: 0,
+            completion_tokens: 0,
             usages: Vec::new(),
         }
     }
@@ -76,11 +90,17 @@ impl RequestRecord {
         self.detokenization += took;
     }
 
-    /// A token was generated; only the first counts.
-    pub fn token(&mut self) {
-        if self.first_token.is_none() {
+    /// The engine works on prompts of so many tokens.
+    pub fn prompted(&mut self, tokens: u32) {
+        self.prompt_tokens = tokens;
+    }
+
+    /// So many tokens have come of all answers together: also known of a request that is cut.
+    pub fn generated(&mut self, tokens: u32) {
+        if self.first_token.is_none() && tokens > 0 {
             self.first_token = Some(self.started.elapsed());
         }
+        self.completion_tokens = tokens;
     }
 
     /// One answer is complete. Called once for each of the request's `n` answers.
@@ -120,15 +140,6 @@ impl RequestRecord {
             metrics.queue.observe(usage.queue_time.as_secs_f64());
             metrics.prefill.observe(usage.prefill_time.as_secs_f64());
             metrics.decode.observe(usage.decode_time.as_secs_f64());
-            for (kind, count) in [
-                ("input", usage.prompt_tokens),
-                ("output", usage.completion_tokens),
-            ] {
-                metrics
-                    .token_usage
-                    .with_label_values(&[labels[0], labels[1], kind])
-                    .observe(f64::from(count));
-            }
             let intervals = usage.completion_tokens.saturating_sub(1);
             let decode = usage.decode_time.as_secs_f64();
             if is_success && intervals > 0 && decode > 0.0 {
@@ -139,6 +150,17 @@ impl RequestRecord {
                     .time_per_output_token
                     .with_label_values(&labels)
                     .observe(decode / f64::from(intervals));
+            }
+        }
+        if self.prompt_tokens > 0 {
+            for (kind, count) in [
+                ("input", self.prompt_tokens),
+                ("output", self.completion_tokens),
+            ] {
+                metrics
+                    .token_usage
+                    .with_label_values(&[labels[0], labels[1], kind])
+                    .observe(f64::from(count));
             }
         }
         if self.tokenization > Duration::ZERO {
@@ -163,12 +185,6 @@ impl RequestRecord {
     }
 
     fn write_log(&self, duration: Duration) {
-        let (prompt_tokens, completion_tokens) = self.usages.iter().fold((0, 0), |sum, usage| {
-            (
-                usage.prompt_tokens.max(sum.0),
-                sum.1 + usage.completion_tokens,
-            )
-        });
         let queue = self
             .usages
             .first()
@@ -183,8 +199,8 @@ impl RequestRecord {
             status = self.status,
             error = self.error.as_deref().unwrap_or_default(),
             finish = self.finish.unwrap_or_default(),
-            prompt_tokens,
-            completion_tokens,
+            prompt_tokens = self.prompt_tokens,
+            completion_tokens = self.completion_tokens,
             queue_ms = millis(queue),
             first_token_ms = millis(self.first_token.unwrap_or_default()),
             duration_ms = millis(duration),

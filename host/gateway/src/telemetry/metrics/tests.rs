@@ -4,6 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use gapura_engine::Usage;
 
+use tokio_util::task::TaskTracker;
+
 use super::*;
 use crate::telemetry::RequestRecord;
 
@@ -18,13 +20,19 @@ fn parse(text: &str) -> HashMap<&str, f64> {
         .collect()
 }
 
+fn record(metrics: &Arc<Metrics>, request_id: &str) -> RequestRecord {
+    let under_way = TaskTracker::new().token();
+    RequestRecord::new(Arc::clone(metrics), under_way, "chat", request_id)
+}
+
 fn busy() -> Arc<Metrics> {
     let metrics = Arc::new(Metrics::new());
-    let mut record = RequestRecord::new(Arc::clone(&metrics), "chat", "req-1");
+    let mut record = record(&metrics, "req-1");
     record.routed("support", "guard@1.0.0+ab12cd,chatml@0.1.0+ef0123");
     record.tokenized(Duration::from_micros(50));
     record.detokenized(Duration::from_micros(20));
-    record.token();
+    record.prompted(12);
+    record.generated(11);
     record.answered(
         Usage {
             prompt_tokens: 12,
@@ -82,9 +90,12 @@ fn a_request_is_counted_once_with_its_tokens_and_times() {
 }
 
 #[test]
-fn an_abandoned_request_counts_as_such_and_not_as_a_success() {
+fn an_abandoned_request_counts_as_such_with_its_tokens_and_not_as_a_success() {
     let metrics = Arc::new(Metrics::new());
-    drop(RequestRecord::new(Arc::clone(&metrics), "chat", "req-2"));
+    let mut record = record(&metrics, "req-2");
+    record.prompted(12);
+    record.generated(3);
+    drop(record);
     let text = metrics.scrape(&EngineGauges::default());
     let samples = parse(&text);
     assert_eq!(
@@ -92,6 +103,9 @@ fn an_abandoned_request_counts_as_such_and_not_as_a_success() {
         1.0
     );
     assert_eq!(samples["inference_duration_seconds_count"], 0.0);
+    let labels = "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"gapura\"";
+    let usage = format!("gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type=\"output\"}}");
+    assert_eq!(samples[usage.as_str()], 3.0);
 }
 
 #[test]
