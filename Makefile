@@ -59,6 +59,8 @@ lint: plugins ## Formatting, clippy, docs
 	$(call say,Clippy)
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo clippy --release --locked --manifest-path plugins/Cargo.toml --all-targets -- -D warnings
+	$(call say,Mutations still apply)
+	@python3 tests/mutants/run.py --check
 	$(call say,Documentation)
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
 
@@ -68,6 +70,11 @@ deny: ## Licences, sources and bans of all dependencies, by cargo-deny
 	cargo deny --log-level error check licenses bans sources; \
 	cargo deny --manifest-path plugins/Cargo.toml --config deny.toml --log-level error check licenses bans sources
 
+# --- gates ---------------------------------------------------------------------------------------
+
+mutants: plugins ## Make each mistake of a list on purpose and show that a test sees it (10 to 20 minutes)
+	python3 tests/mutants/run.py $(if $(ONLY),--only "$(ONLY)")
+
 # --- comparisons --------------------------------------------------------------------------------
 
 verify-llamacpp: build models ## Compare logprobs and greedy tokens with llama.cpp on the same files
@@ -76,4 +83,4 @@ verify-llamacpp: build models ## Compare logprobs and greedy tokens with llama.c
 bench-cpu: build models ## Decode and prefill speed beside llama.cpp: table, and JSON
 	python3 tests/bench/cpu.py
 
-.PHONY: help demo test check-tools plugins build models lint deny verify-llamacpp bench-cpu
+.PHONY: help demo test check-tools plugins build models lint deny mutants verify-llamacpp bench-cpu

@@ -1,7 +1,7 @@
 //! A request's logprobs do not depend on what runs beside it: alone, batched, in other chunks and
 //! after preemption they are the same, bit for bit.
 
-use gapura_engine::{Engine, EngineConfig, GenerateRequest};
+use gapura_engine::{Engine, EngineConfig, GenerateRequest, SamplingParams};
 
 use crate::support::{Answer, FIXTURES, fixture, greedy, run_together, scored, start};
 
@@ -46,6 +46,31 @@ fn batched_answers_equal_those_alone() {
     for name in FIXTURES {
         let (batched, _) = together(name, EngineConfig::default());
         assert_eq!(batched, alone(name), "{name}");
+    }
+}
+
+/// The seed and the position decide a draw; the place in the batch, the neighbours and the order
+/// of arrival do not.
+#[test]
+fn seeded_draws_do_not_depend_on_company() {
+    let drawn = |prompt: &Vec<u32>| GenerateRequest {
+        sampling: SamplingParams {
+            temperature: 1.5,
+            seed: Some(prompt.len() as u64),
+            ..SamplingParams::default()
+        },
+        ..greedy(prompt, ANSWER_TOKENS)
+    };
+    for name in FIXTURES {
+        let engine = start(&fixture(name), EngineConfig::default());
+        let alone: Vec<Answer> = prompts()
+            .iter()
+            .flat_map(|prompt| run_together(&engine, vec![drawn(prompt)]))
+            .collect();
+        let together = run_together(&engine, prompts().iter().map(drawn).collect());
+        assert_eq!(together, alone, "{name}");
+        let greedy = run_together(&engine, requests());
+        assert_ne!(together, greedy, "{name} draws nothing");
     }
 }
 

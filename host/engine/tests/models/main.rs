@@ -6,6 +6,10 @@ mod exactness;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod loading;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod sampling;
 #[cfg(test)]
 mod support;

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Show that the tests see the mistakes that one can make with these models: make mutants.
+
+    python3 tests/mutants/run.py [--check] [--only REGEX] [--json FILE]
+
+Each mutation is applied to a scratch copy of the tree (target/mutants/tree), which is built into
+the checkout's own target folder, so that dependencies are warm. A mutation is killed when every
+test that it names fails. Exit code 1 if one survives, does not compile or no longer applies.
+--check only asks whether each still applies, and builds nothing.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mutations import MUTATIONS, ONLY_CUDA
+
+REPO = Path(__file__).resolve().parents[2]
+TREE = REPO / "target" / "mutants" / "tree"
+# What compiles often is compiled fast; arithmetic, in the kernels, stays optimized.
+FAST = [f"--config=profile.release.package.{name}.opt-level=0"
+        for name in ("gapura", "gapura-engine", "gapura-plugin-runtime", "gapura-tests")]
+SUITES = {
+    "models": ["cargo", "test", "--release", "--locked", "--workspace", *FAST, "--test", "models"],
+    "e2e": ["cargo", "test", "--release", "--locked", "--workspace", *FAST, "--test", "e2e", "completions::"],
+    "plugins": ["cargo", "test", "--release", "--locked", "--manifest-path", "plugins/Cargo.toml", "-p", "gemma-chat", "--lib"],
+}
+LIMIT_S = 900
+
+
+def applied(mutation):
+    """The files that a mutation changes, with their new text; or why it does not apply."""
+    files = {}
+    for name, text, replacement in mutation["edits"]:
+        path = REPO / name
+        if not path.exists():
+            return None, f"{name} does not exist"
+        source = files.get(name) or path.read_text()
+        if (count := source.count(text)) != 1:
+            return None, f"{name} has {count} places like {text.strip()[:60]!r}, expected one"
+        files[name] = source.replace(text, replacement)
+    return files, None
+
+
+def check(mutations):
+    problems = [(m["name"], problem) for m in mutations if (problem := applied(m)[1])]
+    for name, problem in problems:
+        print(f"mutants: {name}: {problem}", file=sys.stderr)
+    return not problems
+
+
+def copy_tree():
+    """Brings the scratch copy up to date; what did not change keeps its time stamp."""
+    listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=REPO, check=True, capture_output=True)
+    wanted = {name for name in listing.stdout.decode().split("\0") if name and (REPO / name).exists()}
+    for name in wanted:
+        source, copy = REPO / name, TREE / name
+        if source.is_symlink():
+            if not copy.is_symlink():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.symlink_to(os.readlink(source))
+        elif not copy.exists() or copy.read_bytes() != source.read_bytes():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+            shutil.copymode(source, copy)
+    for folder, _, names in os.walk(TREE):
+        for name in names:
+            path = Path(folder, name)
+            if str(path.relative_to(TREE)) not in wanted and not path.is_symlink():
+                path.unlink()
+    # The components that the end-to-end tests load.
+    if not (TREE / "plugins/target").exists():
+        (TREE / "plugins/target").symlink_to(REPO / "plugins/target")
+
+
+def run(suite):
+    """Runs a suite in the scratch copy: the tests that failed, or why there is no result."""
+    target = REPO / ("plugins/target" if suite == "plugins" else "target")
+    env = os.environ | {"CARGO_TARGET_DIR": str(target), "CARGO_INCREMENTAL": "1", "RUST_BACKTRACE": "0"}
+    try:
+        done = subprocess.run(SUITES[suite], cwd=TREE, env=env, capture_output=True, text=True, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return None, f"took more than {LIMIT_S} s"
+    if "test result:" not in done.stdout:
+        return None, "does not compile or start: " + done.stderr[-2000:]
+    return re.findall(r"^test (\S+) .*?FAILED$", done.stdout, re.M), None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only see whether every mutation applies")
+    parser.add_argument("--only", default="", help="mutations whose name matches this regular expression")
+    parser.add_argument("--json", type=Path, help="write the table here too")
+    args = parser.parse_args()
+    mutations = [m for m in MUTATIONS if re.search(args.only, m["name"])]
+    if not check(mutations):
+        sys.exit(1)
+    if args.check:
+        print(f"{len(mutations)} mutations apply")
+        return
+
+    # All at once, so that edits of the checkout meanwhile do no harm.
+    copy_tree()
+    changed = {m["name"]: applied(m)[0] for m in mutations}
+    for suite in {m.get("suite", "models"): None for m in mutations}:
+        failed, problem = run(suite)
+        if problem or failed:
+            sys.exit(f"mutants: without any mutation, {suite} is red already: {problem or failed}")
+    rows = []
+    for mutation in mutations:
+        start = time.monotonic()
+        files = changed[mutation["name"]]
+        originals = {name: (TREE / name).read_text() for name in files}
+        for name, text in files.items():
+            (TREE / name).write_text(text)
+        try:
+            failed, problem = run(mutation.get("suite", "models"))
+        finally:
+            for name, text in originals.items():
+                (TREE / name).write_text(text)
+        blind = [t for t in mutation["tests"] if not any(t in name for name in failed or [])]
+        verdict = problem or ("killed" if not blind else "SURVIVED " + ", ".join(blind))
+        rows.append({"mutation": mutation["name"], "verdict": verdict, "red": failed or [], "seconds": round(time.monotonic() - start, 1)})
+        print(f"{mutation['name']:<50} {verdict:<9} {len(failed or []):>2} red, {rows[-1]['seconds']:>5} s  {mutation['tests'][0]}", flush=True)
+    for name, why in ONLY_CUDA.items():
+        print(f"{name:<50} CUDA only  {why}")
+    killed = sum(row["verdict"] == "killed" for row in rows)
+    print(f"{killed} of {len(rows)} mutations killed")
+    if args.json:
+        args.json.write_text(json.dumps({"mutations": rows, "only_cuda": ONLY_CUDA}, indent=1) + "\n")
+    sys.exit(killed != len(rows))
+
+
+if __name__ == "__main__":
+    main()
