@@ -28,6 +28,8 @@ test: build models ## All tests; needs no GPU
 	cargo test --release --locked --manifest-path plugins/Cargo.toml --no-fail-fast
 	$(call say,The official OpenAI client)
 	@tests/clients/run.sh
+	$(call say,Mixed traffic for a short while)
+	@python3 tests/soak/soak.py --seconds 20
 
 # --- pieces -------------------------------------------------------------------------------------
 
@@ -75,6 +77,9 @@ deny: ## Licences, sources and bans of all dependencies, by cargo-deny
 mutants: plugins ## Make each mistake of a list on purpose and show that a test sees it (10 to 20 minutes)
 	python3 tests/mutants/run.py $(if $(ONLY),--only "$(ONLY)")
 
+soak: build models ## Random mixed traffic for half an hour (SECONDS=): no leak, memory flat, every request accounted for
+	python3 tests/soak/soak.py --seconds $(or $(SECONDS),1800) --json target/soak.json
+
 # --- comparisons --------------------------------------------------------------------------------
 
 verify-llamacpp: build models ## Compare logprobs and greedy tokens with llama.cpp on the same files
@@ -83,4 +88,4 @@ verify-llamacpp: build models ## Compare logprobs and greedy tokens with llama.c
 bench-cpu: build models ## Decode and prefill speed beside llama.cpp: table, and JSON
 	python3 tests/bench/cpu.py
 
-.PHONY: help demo test check-tools plugins build models lint deny mutants verify-llamacpp bench-cpu
+.PHONY: help demo test check-tools plugins build models lint deny mutants soak verify-llamacpp bench-cpu
