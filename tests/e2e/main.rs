@@ -9,6 +9,7 @@ mod expect;
 mod metrics;
 mod moments;
 mod plugins;
+mod prefix;
 mod process;
 mod stream;
 mod surface;

@@ -210,8 +210,27 @@ MUTATIONS = [
         self.num_computed_tokens = 0;
 """, """        self.blocks = SequenceBlocks::default();
         self.num_computed_tokens -= self.num_computed_tokens % 16;
-""")],
+"""), ("host/engine/src/sequence.rs", "        self.num_computed_tokens = blocks.num_known_tokens();",
+                "        self.num_computed_tokens = self.num_computed_tokens.max(blocks.num_known_tokens());")],
         tests=["exactness::preempted_answers_equal_those_alone"],
+    ),
+    dict(
+        name="prefix hit without a look at the windowed pages",
+        edits=[("host/engine/src/kv_cache/prefix.rs", "while index > self.first_visible_block(num_blocks) {",
+                "while index > num_blocks {")],
+        tests=["exactness::answers_with_scarce_blocks_and_prefix_hits_equal_those_computed_cold"],
+    ),
+    dict(
+        name="prefix hit of the whole prompt",
+        edits=[("host/engine/src/sequence.rs", "            None => self.num_tokens_to_compute() - 1,",
+                "            None => self.num_tokens_to_compute(),")],
+        tests=["exactness::answers_after_a_prefix_hit_equal_those_computed_cold"],
+    ),
+    dict(
+        name="page known before it is computed",
+        edits=[("host/engine/src/sequence.rs", "        let num_blocks = self.num_computed_tokens / BLOCK_TOKENS;",
+                "        let num_blocks = self.num_computed_tokens.div_ceil(BLOCK_TOKENS);")],
+        tests=["exactness::answers_after_a_prefix_hit_equal_those_computed_cold"],
     ),
     dict(
         name="off by one in the last page",

@@ -15,8 +15,8 @@ use std::{
 };
 
 use gapura_engine::{
-    CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, SamplingParams, StopParams,
-    TokenEvent, TokenId,
+    CacheParams, CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, QueueParams,
+    SamplingParams, StopParams, TokenEvent, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         EngineConfig {
             max_num_seqs: 1,
             context_length: Some(context_length),
+            // Every prompt is to be computed.
+            prefix_cache: false,
             ..EngineConfig::default()
         },
     )?;
@@ -107,6 +109,8 @@ fn generate(engine: &Engine, ids: &[u32], max_tokens: u32) -> Result<Run, Box<dy
         },
         logprobs: None,
         prompt_logprobs: None,
+        queue: QueueParams::default(),
+        cache: CacheParams::default(),
     })?;
     let (mut first, mut greedy) = (None, Vec::new());
     while let Some(event) = stream.blocking_next() {

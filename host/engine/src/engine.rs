@@ -9,7 +9,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc,
     },
     thread::JoinHandle,
@@ -26,8 +26,9 @@ use crate::{
     request::{GenerateRequest, TokenId},
     runner::{KvPlan, ModelInfo, ModelRunner},
     scheduler::SchedulerLimits,
+    sequence::SequenceId,
     stats::{EngineStats, SharedStats},
-    token_stream::TokenStream,
+    token_stream::{DroppedStreams, TokenStream},
 };
 
 /// Most alternatives that a report of logprobs names.
@@ -37,7 +38,7 @@ const MAX_ALTERNATIVES: u32 = 20;
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What an operator may turn. Zero is refused everywhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EngineConfig {
     /// Sequences that decode together. Default 64.
     pub max_num_seqs: usize,
@@ -45,6 +46,11 @@ pub struct EngineConfig {
     /// throughput, less the time between tokens. At least `max_num_seqs` lets every sequence
     /// decode in every step. Default 256.
     pub max_batched_tokens: usize,
+    /// How many times as long as a step that only decodes one with prompts in it may take, as
+    /// far as measured: a prompt that arrives slows running answers by no more than this. At
+    /// least 1, where prompts get 16 tokens a step while anything decodes; infinite for steps
+    /// that are always full. Default 2.5.
+    pub max_slowdown: f32,
     /// Requests that may wait for a seat; the next one is refused as
     /// [`EngineError::Overloaded`]. Default 256.
     pub max_queued: usize,
@@ -54,6 +60,9 @@ pub struct EngineConfig {
     /// Most tokens of prompt and answer together, where the model's own context is too much.
     /// Default none.
     pub context_length: Option<usize>,
+    /// Keep what ended requests have computed, for those that begin alike, as long as nobody
+    /// needs the room. Default true.
+    pub prefix_cache: bool,
 }
 
 impl Default for EngineConfig {
@@ -61,9 +70,11 @@ impl Default for EngineConfig {
         Self {
             max_num_seqs: 64,
             max_batched_tokens: 256,
+            max_slowdown: 2.5,
             max_queued: 256,
             kv_bytes: 1 << 30,
             context_length: None,
+            prefix_cache: true,
         }
     }
 }
@@ -80,7 +91,11 @@ pub struct Engine {
 /// What all handles have in common.
 struct Shared {
     model: ModelInfo,
+    plan: KvPlan,
+    max_batched_tokens: usize,
     max_queued: usize,
+    num_submitted: AtomicU64,
+    dropped: DroppedStreams,
     stats: Arc<SharedStats>,
     is_shutting_down: AtomicBool,
     /// Its sender lives on the engine thread: closed means ended.
@@ -117,13 +132,17 @@ impl Engine {
         let limits = SchedulerLimits {
             max_num_seqs: config.max_num_seqs,
             max_batched_tokens: config.max_batched_tokens,
+            max_slowdown: config.max_slowdown,
             context_length: model.context_length,
+            prefix_cache: config.prefix_cache,
             eos_token_ids: model.eos_token_ids.clone(),
         };
         let stats = Arc::new(SharedStats::new(plan));
         let (commands, received) = mpsc::channel();
         let (ended_sender, ended) = watch::channel(());
         let layout = model.kv;
+        let dropped = DroppedStreams::default();
+        let thread_dropped = dropped.clone();
         let thread_stats = Arc::clone(&stats);
         let thread = std::thread::Builder::new()
             .name("gapura-engine".into())
@@ -132,7 +151,8 @@ impl Engine {
                 // The loop survives a runner's panic by itself; this catches a defect of
                 // our own, so that health checks and waiting clients learn of it.
                 let outcome = catch_unwind(AssertUnwindSafe(move || {
-                    EngineLoop::new(runner, limits, layout, plan, thread_stats).run(&received);
+                    EngineLoop::new(runner, limits, layout, plan, thread_dropped, thread_stats)
+                        .run(&received);
                 }));
                 stats.set_dead();
                 if outcome.is_err() {
@@ -146,7 +166,11 @@ impl Engine {
             commands,
             shared: Arc::new(Shared {
                 model,
+                plan,
+                max_batched_tokens: config.max_batched_tokens,
                 max_queued: config.max_queued,
+                num_submitted: AtomicU64::new(0),
+                dropped,
                 stats,
                 is_shutting_down: AtomicBool::new(false),
                 ended,
@@ -175,8 +199,10 @@ impl Engine {
             .ok_or(EngineError::Overloaded {
                 max_queued: self.shared.max_queued,
             })?;
-        let (events, stream) = TokenStream::channel();
+        let id = SequenceId(self.shared.num_submitted.fetch_add(1, Relaxed));
+        let (events, stream) = TokenStream::channel(id, self.shared.dropped.clone());
         let submission = Submission {
+            id,
             request,
             events,
             slot,
@@ -193,6 +219,26 @@ impl Engine {
     #[must_use]
     pub fn model(&self) -> &ModelInfo {
         &self.shared.model
+    }
+
+    /// Most tokens that each of `num_sequences` can have at once, where their first
+    /// `shared_tokens` are the same for all: what the KV cache holds of them together. More
+    /// is served too, but one after the other.
+    #[must_use]
+    pub fn tokens_each(&self, num_sequences: usize, shared_tokens: usize) -> usize {
+        let shared = &*self.shared;
+        let chunk_tokens = shared.max_batched_tokens;
+        let layout = &shared.model.kv;
+        let most = shared
+            .plan
+            .tokens_each(layout, num_sequences, shared_tokens, chunk_tokens);
+        most.min(shared.model.context_length)
+    }
+
+    /// The KV cache as it was planned at start.
+    #[must_use]
+    pub fn kv_plan(&self) -> KvPlan {
+        self.shared.plan
     }
 
     /// What the engine is doing, as of its last step. A few atomic loads.
@@ -246,9 +292,14 @@ impl EngineConfig {
             ("max_queued", self.max_queued),
             ("context_length", self.context_length.unwrap_or(1)),
         ];
-        match limits.into_iter().find(|(_, value)| *value == 0) {
-            Some((name, _)) => Err(StartError::ZeroLimit { name }),
-            None => Ok(()),
+        if let Some((name, _)) = limits.into_iter().find(|(_, value)| *value == 0) {
+            return Err(StartError::ZeroLimit { name });
+        }
+        // Not a number is below 1 too.
+        if self.max_slowdown >= 1.0 {
+            Ok(())
+        } else {
+            Err(StartError::Slowdown(self.max_slowdown))
         }
     }
 }

@@ -20,11 +20,13 @@ use tracing::{debug, error};
 
 use crate::{
     error::EngineError,
+    kv_cache::BlockDemand,
     request::{GenerateRequest, TokenEvent},
     runner::{Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, RunnerError, StepOutput},
     scheduler::{Scheduler, SchedulerLimits, Step},
     sequence::SequenceId,
-    stats::{QueueSlot, SharedStats},
+    stats::{QueueSlot, SharedStats, SharedUsage},
+    token_stream::DroppedStreams,
 };
 
 /// The most that one step tells a client: prompt scores, a token and the end. A client with
@@ -47,6 +49,7 @@ pub(crate) enum Command {
 
 /// A request on its way in.
 pub(crate) struct Submission {
+    pub(crate) id: SequenceId,
     pub(crate) request: GenerateRequest,
     pub(crate) events: Sender<TokenEvent>,
     pub(crate) slot: QueueSlot,
@@ -66,6 +69,7 @@ pub(crate) struct EngineLoop {
     runner: Box<dyn ModelRunner>,
     scheduler: Scheduler,
     clients: HashMap<SequenceId, Client>,
+    dropped: DroppedStreams,
     stats: Arc<SharedStats>,
     /// Keyed at random by the standard library; hashes make the seeds that requests leave
     /// open.
@@ -92,12 +96,14 @@ impl EngineLoop {
         limits: SchedulerLimits,
         layout: KvLayout,
         plan: KvPlan,
+        dropped: DroppedStreams,
         stats: Arc<SharedStats>,
     ) -> Self {
         Self {
             runner,
             scheduler: Scheduler::new(limits, &layout, plan),
             clients: HashMap::new(),
+            dropped,
             stats,
             seeds: RandomState::new(),
             num_received: 0,
@@ -108,7 +114,15 @@ impl EngineLoop {
     /// Works until it is told to end or no handle is left, and all requests have ended.
     pub(crate) fn run(mut self, commands: &Receiver<Command>) {
         let mut turn = Turn::Idle;
-        while self.receive(commands, &turn) {
+        loop {
+            // Taken before commands are: a stream is dropped after its request was sent, so
+            // the request is known when it is cancelled.
+            let dropped = self.dropped.take();
+            let goes_on = self.receive(commands, &turn);
+            self.cancel(dropped);
+            if !goes_on {
+                break;
+            }
             turn = self.step();
         }
         self.fail_all(&EngineError::ShuttingDown);
@@ -120,7 +134,7 @@ impl EngineLoop {
 
     /// One turn: every name is a step of its own.
     fn step(&mut self) -> Turn {
-        self.drop_cancelled();
+        self.expire();
         let step = self.schedule();
         if step.ids.is_empty() {
             self.publish();
@@ -183,6 +197,7 @@ impl EngineLoop {
         match command {
             Command::Submit(submission) => {
                 let Submission {
+                    id,
                     request,
                     events,
                     slot,
@@ -191,7 +206,7 @@ impl EngineLoop {
                 let request_id = request.request_id.clone();
                 self.num_received += 1;
                 let seed = self.seeds.hash_one(self.num_received);
-                let id = self.scheduler.add(request, seed, submitted);
+                self.scheduler.add(id, request, seed, submitted);
                 let client = Client {
                     events,
                     request_id,
@@ -208,16 +223,25 @@ impl EngineLoop {
     }
 
     /// A dropped stream is a cancelled request: its blocks are free from here on.
-    fn drop_cancelled(&mut self) {
-        let scheduler = &mut self.scheduler;
-        self.clients.retain(|&id, client| {
-            let is_wanted = !client.events.is_closed();
-            if !is_wanted {
-                scheduler.remove(id);
+    fn cancel(&mut self, dropped: Vec<SequenceId>) {
+        for id in dropped {
+            if let Some(client) = self.clients.remove(&id) {
+                self.scheduler.remove(id);
                 debug!(request_id = client.request_id, "cancelled");
             }
-            is_wanted
-        });
+        }
+    }
+
+    /// Ends what nobody waits for any more.
+    fn expire(&mut self) {
+        let expired = self.scheduler.expire(Instant::now());
+        let cause = |generated_tokens| EngineError::DeadlineExceeded { generated_tokens };
+        self.fail(
+            expired
+                .into_iter()
+                .map(|(id, tokens)| (id, cause(tokens)))
+                .collect(),
+        );
     }
 
     fn schedule(&mut self) -> Step {
@@ -317,20 +341,23 @@ impl EngineLoop {
 
     fn publish(&self) {
         let stats = &self.stats;
-        let used = self.scheduler.used_blocks();
-        let queued = self
-            .clients
-            .values()
-            .filter(|client| client.slot.is_some())
-            .count();
-        let preempted = self.scheduler.num_waiting().saturating_sub(queued);
+        let counts = self.scheduler.counts();
         stats.running.store(self.scheduler.num_running(), Relaxed);
-        stats.preempted.store(preempted, Relaxed);
-        stats.full_blocks_used.store(used.full, Relaxed);
-        stats.windowed_blocks_used.store(used.windowed, Relaxed);
         stats
-            .preemptions
-            .store(self.scheduler.num_preemptions(), Relaxed);
+            .preempted
+            .store(self.scheduler.num_preempted(), Relaxed);
+        let kv = self.scheduler.kv_use();
+        let publish = |usage: &SharedUsage, of: fn(BlockDemand) -> usize| {
+            usage.used.store(of(kv.used), Relaxed);
+            usage.pinned.store(of(kv.pinned), Relaxed);
+            usage.cached.store(of(kv.cached), Relaxed);
+        };
+        publish(&stats.full_blocks, |demand| demand.full);
+        publish(&stats.windowed_blocks, |demand| demand.windowed);
+        stats.preemptions.store(counts.preemptions, Relaxed);
+        let (asked, hit) = (counts.prompt_tokens, counts.cached_tokens);
+        stats.prefix_query_tokens.store(asked, Relaxed);
+        stats.prefix_hit_tokens.store(hit, Relaxed);
         stats.beat();
     }
 }

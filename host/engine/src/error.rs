@@ -45,6 +45,12 @@ pub enum EngineError {
         /// The queue's bound.
         max_queued: usize,
     },
+    /// The time by which the request was to be answered has passed.
+    #[error("the request's deadline has passed after {generated_tokens} generated tokens")]
+    DeadlineExceeded {
+        /// Tokens that were generated until then.
+        generated_tokens: usize,
+    },
     /// The engine takes no new requests.
     #[error("the engine is shutting down")]
     ShuttingDown,
@@ -75,6 +81,9 @@ pub enum StartError {
         /// The field's name, as in `EngineConfig`.
         name: &'static str,
     },
+    /// A slowdown below none at all.
+    #[error("max_slowdown is {0}, it must be at least 1")]
+    Slowdown(f32),
     /// The device has not the memory that was planned.
     #[error("cannot allocate the KV cache: {0}")]
     Allocate(#[from] RunnerError),

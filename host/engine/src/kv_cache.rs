@@ -1,13 +1,25 @@
-//! Who holds which KV block: two pools (full, windowed), and each sequence's share of them.
-//! Bookkeeping alone: the keys and values lie with the runner.
+//! Who holds which KV block: two pools (full, windowed), each sequence's share of them, and
+//! what is kept of those that ended, by the hash of its content. Bookkeeping alone: the keys
+//! and values lie with the runner.
 
+mod hash;
+mod pins;
 mod plan;
 mod pool;
+mod prefix;
 
-use std::{collections::VecDeque, ops::AddAssign};
+#[cfg(test)]
+mod tests;
 
+use std::{
+    collections::VecDeque,
+    ops::{Add, AddAssign},
+};
+
+pub(crate) use hash::{BlockHash, HashChain};
+use pins::Pins;
 pub(crate) use plan::PlanDemand;
-use pool::{Block, BlockPool};
+use pool::{Block, BlockPool, PoolCounts};
 
 use crate::runner::{BLOCK_TOKENS, BlockId, KvLayout, KvPlan};
 
@@ -16,6 +28,7 @@ use crate::runner::{BLOCK_TOKENS, BlockId, KvLayout, KvPlan};
 pub(crate) struct KvCache {
     full: Option<BlockPool>,
     windowed: Option<Windowed>,
+    pins: Pins,
 }
 
 #[derive(Debug)]
@@ -24,13 +37,26 @@ struct Windowed {
     window_tokens: usize,
 }
 
-/// The blocks of one sequence; they return to their pools when it is dropped.
+/// The blocks of one sequence; they return to their pools when it is dropped. Those of the full
+/// group return the last first, for what is kept of them is of use only together with all
+/// before it; those of the windowed group the first first, for only what is before a prefix's
+/// end is of use.
 #[derive(Debug, Default)]
 pub(crate) struct SequenceBlocks {
     full: Vec<Block>,
     windowed: VecDeque<Block>,
-    /// Windowed blocks that were freed because they left the window.
+    /// Windowed blocks that were freed because they left the window, or never held because
+    /// they had left it already.
     num_windowed_freed: usize,
+    /// Blocks from the start whose content is known by a hash.
+    num_named: usize,
+}
+
+impl Drop for SequenceBlocks {
+    fn drop(&mut self) {
+        while self.full.pop().is_some() {}
+        while self.windowed.pop_front().is_some() {}
+    }
 }
 
 /// Blocks that are wanted, by group.
@@ -38,6 +64,26 @@ pub(crate) struct SequenceBlocks {
 pub(crate) struct BlockDemand {
     pub(crate) full: usize,
     pub(crate) windowed: usize,
+}
+
+/// What each group's blocks are used for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct KvUse {
+    /// Held by sequences.
+    pub(crate) used: BlockDemand,
+    /// Kept for templates, and held by no sequence.
+    pub(crate) pinned: BlockDemand,
+    /// Kept in case, until their place is needed.
+    pub(crate) cached: BlockDemand,
+}
+
+impl Add for BlockDemand {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
 }
 
 impl AddAssign for BlockDemand {
@@ -56,6 +102,7 @@ impl KvCache {
                 pool: BlockPool::new(plan.num_windowed_blocks),
                 window_tokens: layout.window_tokens,
             }),
+            pins: Pins::default(),
         }
     }
 
@@ -125,15 +172,44 @@ impl KvCache {
             && demand.windowed <= free(self.windowed.as_ref().map(|group| &group.pool))
     }
 
-    /// Blocks that sequences hold.
-    pub(crate) fn used(&self) -> BlockDemand {
-        BlockDemand {
-            full: self.full.as_ref().map_or(0, BlockPool::num_used),
-            windowed: self
-                .windowed
-                .as_ref()
-                .map_or(0, |group| group.pool.num_used()),
+    /// What all blocks are used for.
+    pub(crate) fn usage(&self) -> KvUse {
+        let counts =
+            |pool: Option<&BlockPool>| pool.map_or_else(PoolCounts::default, BlockPool::counts);
+        let full = counts(self.full.as_ref());
+        let windowed = counts(self.windowed.as_ref().map(|group| &group.pool));
+        let both = |count: fn(&PoolCounts) -> usize| BlockDemand {
+            full: count(&full),
+            windowed: count(&windowed),
+        };
+        KvUse {
+            used: both(|counts| counts.used),
+            pinned: both(|counts| counts.pinned),
+            cached: both(|counts| counts.cached),
         }
+    }
+}
+
+#[cfg(test)]
+impl KvCache {
+    /// Every hash of both groups with its block.
+    pub(crate) fn known(&self) -> [Vec<(BlockHash, BlockId)>; 2] {
+        let known = |pool: Option<&BlockPool>| pool.map_or_else(Vec::new, BlockPool::known);
+        let windowed = self.windowed.as_ref().map(|group| &group.pool);
+        [known(self.full.as_ref()), known(windowed)]
+    }
+
+    /// Has the windowed group give up so many contents, as if others needed the blocks.
+    pub(crate) fn give_up_windowed(&self, count: usize) {
+        let pool = &self.windowed.as_ref().unwrap().pool;
+        drop(pool.take(pool.counts().empty + count));
+    }
+
+    /// Has the windowed group give up the block at `index` of `tokens`.
+    pub(crate) fn give_up_windowed_block(&self, tokens: &[crate::TokenId], index: usize) {
+        let pool = &self.windowed.as_ref().unwrap().pool;
+        let hash = HashChain::new(None).of(tokens, index + 1)[index];
+        pool.forget(&hash);
     }
 }
 
@@ -154,8 +230,7 @@ impl SequenceBlocks {
     /// Frees what the query at `first_position`, and so every later one, cannot see. A query
     /// sees `window_tokens` keys, its own included.
     fn free_behind(&mut self, first_position: usize, window_tokens: usize) {
-        let first_visible = (first_position + 1).saturating_sub(window_tokens);
-        while self.num_windowed_freed < first_visible / BLOCK_TOKENS
+        while self.num_windowed_freed < first_visible_block(first_position, window_tokens)
             && self.windowed.pop_front().is_some()
         {
             self.num_windowed_freed += 1;
@@ -163,119 +238,7 @@ impl SequenceBlocks {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LAYOUT: KvLayout = KvLayout {
-        full_block_bytes: 1,
-        windowed_block_bytes: 1,
-        window_tokens: 20,
-    };
-
-    fn cache(num_full_blocks: u32, num_windowed_blocks: u32) -> KvCache {
-        KvCache::new(
-            &LAYOUT,
-            KvPlan {
-                num_full_blocks,
-                num_windowed_blocks,
-            },
-        )
-    }
-
-    #[test]
-    fn a_block_is_freed_exactly_when_its_last_key_leaves_the_window() {
-        let cache = cache(8, 8);
-        let mut blocks = SequenceBlocks::default();
-        assert!(cache.reserve(&mut blocks, 0, 34));
-        // The query at 34 sees keys 15..=34, the last of block 0 among them.
-        assert!(cache.reserve(&mut blocks, 34, 35));
-        assert_eq!(blocks.windowed_table().iter().flatten().count(), 3);
-        // The query at 35 sees 16..=35.
-        assert!(cache.reserve(&mut blocks, 35, 36));
-        assert_eq!(blocks.windowed_table()[0], None);
-        assert_eq!(blocks.windowed_table().iter().flatten().count(), 2);
-        assert_eq!(
-            cache.used(),
-            BlockDemand {
-                full: 3,
-                windowed: 2
-            }
-        );
-    }
-
-    #[test]
-    fn a_reservation_takes_all_or_nothing() {
-        let cache = cache(8, 1);
-        let mut blocks = SequenceBlocks::default();
-        assert!(!cache.reserve(&mut blocks, 0, 17));
-        assert_eq!(cache.used(), BlockDemand::default());
-        assert!(cache.reserve(&mut blocks, 0, 16));
-        assert_eq!(
-            cache.used(),
-            BlockDemand {
-                full: 1,
-                windowed: 1
-            }
-        );
-    }
-
-    #[test]
-    fn a_group_without_layers_takes_no_blocks() {
-        let layout = KvLayout {
-            windowed_block_bytes: 0,
-            ..LAYOUT
-        };
-        let plan = KvPlan {
-            num_full_blocks: 2,
-            num_windowed_blocks: 0,
-        };
-        let cache = KvCache::new(&layout, plan);
-        let mut blocks = SequenceBlocks::default();
-        assert!(cache.reserve(&mut blocks, 0, 32));
-        assert_eq!(blocks.full_table().len(), 2);
-        assert_eq!(blocks.windowed_table(), vec![]);
-    }
-
-    proptest! {
-        /// Sequences grow by random chunks, are dropped and grow anew: no block has two
-        /// holders, every visible position has its block, and in the end all are free.
-        #[test]
-        fn blocks_have_one_holder_and_come_back(
-            turns in prop::collection::vec((0_usize..4, 0_usize..40), 1..200),
-        ) {
-            let cache = cache(24, 16);
-            let mut sequences: Vec<(SequenceBlocks, usize)> = Vec::new();
-            sequences.resize_with(4, Default::default);
-            for (who, chunk) in turns {
-                let (blocks, computed) = &mut sequences[who];
-                if chunk == 0 {
-                    (*blocks, *computed) = Default::default();
-                } else if cache.reserve(blocks, *computed, *computed + chunk) {
-                    let first_visible = (*computed + 1).saturating_sub(LAYOUT.window_tokens);
-                    *computed += chunk;
-                    let wanted = computed.div_ceil(BLOCK_TOKENS);
-                    prop_assert_eq!(blocks.full_table().len(), wanted);
-                    let windowed = blocks.windowed_table();
-                    prop_assert_eq!(windowed.len(), wanted);
-                    prop_assert!(windowed[first_visible / BLOCK_TOKENS..].iter().all(Option::is_some));
-                    prop_assert!(windowed[..first_visible / BLOCK_TOKENS].iter().all(Option::is_none));
-                }
-                let mut full: Vec<_> = sequences.iter().flat_map(|s| s.0.full_table()).collect();
-                let mut windowed: Vec<_> =
-                    sequences.iter().flat_map(|s| s.0.windowed_table()).flatten().collect();
-                let used = BlockDemand { full: full.len(), windowed: windowed.len() };
-                full.sort_unstable();
-                full.dedup();
-                windowed.sort_unstable();
-                windowed.dedup();
-                prop_assert_eq!(used, BlockDemand { full: full.len(), windowed: windowed.len() });
-                prop_assert_eq!(cache.used(), used);
-            }
-            drop(sequences);
-            prop_assert_eq!(cache.used(), BlockDemand::default());
-        }
-    }
+/// The windowed block of the first key that the query at `position` sees.
+fn first_visible_block(position: usize, window_tokens: usize) -> usize {
+    (position + 1).saturating_sub(window_tokens) / BLOCK_TOKENS
 }

@@ -28,8 +28,8 @@ pub use engine::{Engine, EngineConfig};
 pub use error::{EngineError, LoadError, StartError};
 pub use model_config::{Architecture, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 pub use request::{
-    FinishReason, GenerateRequest, SampledToken, SamplingParams, StopParams, TokenEvent, TokenId,
-    TokenLogprobs, Usage,
+    CacheParams, FinishReason, GenerateRequest, Lane, QueueParams, SampledToken, SamplingParams,
+    StopParams, TokenEvent, TokenId, TokenLogprobs, Usage,
 };
 pub use runner::{
     BLOCK_TOKENS, Batch, BatchSequence, BlockId, CpuModel, CpuOptions, CpuRunner, KvLayout, KvPlan,

@@ -1,5 +1,7 @@
 //! What goes into the engine and what comes out of it, as plain data.
 
+use std::{sync::Arc, time::Instant};
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
@@ -24,6 +26,45 @@ pub struct GenerateRequest {
     pub logprobs: Option<u32>,
     /// Score the prompt: report every prompt token but the first, with this many alternatives.
     pub prompt_logprobs: Option<u32>,
+    /// When it is computed, and when no longer.
+    pub queue: QueueParams,
+    /// What of it is shared with other requests.
+    pub cache: CacheParams,
+}
+
+/// When a request is computed, and when no longer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueParams {
+    /// Whose it is. Tenants that wait get tokens in equal shares; requests without a name are
+    /// one tenant's.
+    pub tenant: Option<Arc<str>>,
+    /// Who goes first.
+    pub lane: Lane,
+    /// When nobody waits for it any more: it ends with [`EngineError::DeadlineExceeded`] then,
+    /// running or waiting.
+    pub deadline: Option<Instant>,
+}
+
+/// Who goes first. A lower lane gets what the upper one leaves, and a seat now and then where
+/// that leaves none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// Somebody waits for it.
+    #[default]
+    Normal,
+    /// The server's own work: prefixes computed in advance, a plugin's own questions.
+    Low,
+}
+
+/// What of a request is shared with others. The result does not depend on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheParams {
+    /// Only requests with the same salt share keys and values with this one, so that no
+    /// other can tell from its speed what this one's prompt was.
+    pub salt: Option<Arc<str>>,
+    /// Prompt tokens that stay the same from request to request: their keys and values are
+    /// kept for those to come. 0 for none.
+    pub prefix_tokens: usize,
 }
 
 /// How the next token is chosen from the logits. The order is: logit bias, penalties,

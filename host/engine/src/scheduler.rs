@@ -1,23 +1,36 @@
 //! Which sequence computes what in the next step. Pure bookkeeping: no tensor, no clock, no
-//! channel; the loop around it brings the time, the results and the news of clients.
+//! channel; the loop around it brings the time, the results and the news of clients, and the
+//! same of these makes the same steps.
 //!
-//! One token budget per step: running decodes first, the rest to prompts in chunks, in order
-//! of arrival. Blocks are taken as they are needed, nothing is reserved for an answer's
-//! length; when a pool runs out, the newest sequence gives its blocks back and is computed
-//! again later. The oldest is never preempted by a younger one and a sequence alone always
-//! fits, so everything that was accepted comes to its end.
+//! One token budget per step: running decodes first, the rest to prompts in chunks. Blocks are
+//! taken as they are needed, nothing is reserved for an answer's length; when a pool runs out,
+//! the one that got its seat last gives its blocks back and is computed again later. The first
+//! is never preempted by a later one and a sequence alone always fits, so everything that was
+//! accepted comes to its end. What waits costs a step nothing: a step's work is bounded by
+//! what runs and what joins.
+
+mod admission;
+mod fair;
+mod pace;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
 use crate::{
-    kv_cache::{BlockDemand, KvCache},
+    kv_cache::{KvCache, KvUse},
     request::{GenerateRequest, TokenEvent, TokenId},
     runner::{Batch, KvLayout, KvPlan, OutputRows},
-    sequence::{Sequence, SequenceId, SequenceResult},
+    sequence::{Rank, Sequence, SequenceId, SequenceResult},
 };
+use pace::{Pace, StepMix};
+use waiting::Waiting;
 
 /// Rows of logits that scoring prompts may ask of one step. A row of 256,000 float32 takes a
 /// megabyte.
@@ -28,9 +41,13 @@ const MAX_SCORE_ROWS: usize = 32;
 pub(crate) struct SchedulerLimits {
     pub(crate) max_num_seqs: usize,
     pub(crate) max_batched_tokens: usize,
+    /// How many times as long as a step that only decodes one with prompts may take.
+    pub(crate) max_slowdown: f32,
     /// Most tokens of prompt and answer; the pools hold one such sequence.
     pub(crate) context_length: usize,
     pub(crate) eos_token_ids: Vec<TokenId>,
+    /// Reuse what other sequences have computed.
+    pub(crate) prefix_cache: bool,
 }
 
 /// All sequences, waiting and running.
@@ -39,11 +56,27 @@ pub(crate) struct Scheduler {
     limits: SchedulerLimits,
     eos_token_ids: Arc<[TokenId]>,
     kv: KvCache,
-    waiting: VecDeque<Sequence>,
-    /// In order of arrival, so that the last is the newest.
+    pace: Pace,
+    waiting: Waiting,
+    /// By rank, so that the last is the first to give its blocks back.
     running: Vec<Sequence>,
-    next_id: u64,
-    num_preemptions: u64,
+    /// The ranks of `running`; never iterated.
+    ranks: HashMap<SequenceId, Rank>,
+    deadlines: BTreeSet<(Instant, SequenceId)>,
+    counts: SchedulerCounts,
+}
+
+/// What has happened since the start.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SchedulerCounts {
+    pub(crate) requests: u64,
+    pub(crate) preemptions: u64,
+    /// Prompt tokens of sequences that got their first seat, and how many of these were found
+    /// computed.
+    pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
+    /// Sequences looked at, for the test that nothing walks what waits.
+    pub(crate) visits: u64,
 }
 
 /// A step to run: `ids[i]` is whose part `batch.sequences[i]` is.
@@ -51,6 +84,8 @@ pub(crate) struct Scheduler {
 pub(crate) struct Step {
     pub(crate) ids: Vec<SequenceId>,
     pub(crate) batch: Batch,
+    mix: StepMix,
+    scheduled: Option<Instant>,
 }
 
 /// What is left of a step while it is put together.
@@ -63,62 +98,90 @@ impl Scheduler {
     pub(crate) fn new(limits: SchedulerLimits, layout: &KvLayout, plan: KvPlan) -> Self {
         Self {
             eos_token_ids: limits.eos_token_ids.as_slice().into(),
-            limits,
             kv: KvCache::new(layout, plan),
-            waiting: VecDeque::new(),
+            pace: Pace::new(limits.max_slowdown),
+            limits,
+            waiting: Waiting::default(),
             running: Vec::new(),
-            next_id: 0,
-            num_preemptions: 0,
+            ranks: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            counts: SchedulerCounts::default(),
         }
     }
 
-    /// Puts a request, checked before, at the end of the queue. `seed` is for one that brings
-    /// none.
+    /// Takes in a request that was checked. Ids name the order of arrival; `seed` is for a
+    /// request that brings none.
     pub(crate) fn add(
         &mut self,
+        id: SequenceId,
         request: GenerateRequest,
         seed: u64,
         submitted: Instant,
-    ) -> SequenceId {
-        let id = SequenceId(self.next_id);
-        self.next_id += 1;
+    ) {
         let eos_token_ids = Arc::clone(&self.eos_token_ids);
         let sequence = Sequence::new(id, request, eos_token_ids, seed, submitted);
-        self.waiting.push_back(sequence);
-        id
+        if let Some(deadline) = sequence.deadline() {
+            self.deadlines.insert((deadline, id));
+        }
+        self.waiting.add(sequence);
+        self.counts.requests += 1;
     }
 
-    /// Forgets a sequence, cancelled or failed, and frees its blocks.
+    /// Forgets a sequence, cancelled or failed, and frees its blocks. What it has computed
+    /// stays known.
     pub(crate) fn remove(&mut self, id: SequenceId) {
-        self.running.retain(|sequence| sequence.id != id);
-        self.waiting.retain(|sequence| sequence.id != id);
+        let sequence = match self.running_index(id) {
+            Some(index) => {
+                let sequence = self.take_running(index);
+                self.waiting.left(&sequence);
+                Some(sequence)
+            }
+            None => self.waiting.remove(id),
+        };
+        if let Some(deadline) = sequence.and_then(|sequence| sequence.deadline()) {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    /// Forgets those whose deadline has passed, running or waiting; their ids, and how many
+    /// tokens each had generated.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<(SequenceId, usize)> {
+        let mut expired = Vec::new();
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            let generated = match self.running_sequence(id) {
+                Some(sequence) => sequence.generated().len(),
+                None => self.waiting.num_generated(id),
+            };
+            self.remove(id);
+            expired.push((id, generated));
+        }
+        expired
     }
 
     /// Puts the next step together. A sequence that is not ready, because its client has not
     /// read what it has, sits out and is the first to lose its blocks; it keeps nobody from
     /// a seat.
     pub(crate) fn schedule(&mut self, now: Instant, is_ready: impl Fn(SequenceId) -> bool) -> Step {
-        for sequence in self.running.iter_mut().chain(&mut self.waiting) {
+        let seated_before = self.running.iter_mut().chain(self.waiting.preempted_mut());
+        for sequence in seated_before {
             sequence.is_paused = !is_ready(sequence.id);
             sequence.in_step = false;
+            self.counts.visits += 1;
         }
         let mut budget = Budget {
             tokens: self.limits.max_batched_tokens,
             score_rows: MAX_SCORE_ROWS,
         };
-        let mut step = Step::default();
-        let mut all_fit = true;
-        for wants_decoding in [true, false] {
-            let turn: Vec<SequenceId> = self
-                .running
-                .iter()
-                .filter(|sequence| !sequence.is_paused && sequence.is_decoding() == wants_decoding)
-                .map(|sequence| sequence.id)
-                .collect();
-            for id in turn {
-                all_fit &= self.put_in(id, &mut budget, &mut step, now);
-            }
-        }
+        let mut step = Step {
+            scheduled: Some(now),
+            ..Step::default()
+        };
+        let mut all_fit = self.put_all_in(true, &mut budget, &mut step, now);
+        budget.tokens = self.pace.prompt_tokens(step.ids.len(), budget.tokens);
+        all_fit &= self.put_all_in(false, &mut budget, &mut step, now);
         if all_fit {
             self.admit(&mut budget, &mut step, now);
         }
@@ -134,21 +197,36 @@ impl Scheduler {
         results: Vec<SequenceResult>,
         now: Instant,
     ) -> Vec<(SequenceId, TokenEvent)> {
+        if let Some(scheduled) = step.scheduled {
+            let took = now.saturating_duration_since(scheduled);
+            self.pace.note(step.mix, took);
+        }
         let mut events = Vec::new();
         let parts = step.ids.iter().zip(&step.batch.sequences);
         for ((&id, part), result) in parts.zip(results) {
             let Some(index) = self.running_index(id) else {
                 continue;
             };
-            let ended = self.running[index].advance(
+            let sequence = &mut self.running[index];
+            let ended = sequence.advance(
                 part.tokens.len(),
                 result,
                 self.limits.context_length,
                 now,
                 &mut events,
             );
+            if part.output == OutputRows::Last {
+                self.waiting.charge(sequence, 1);
+            }
+            if self.limits.prefix_cache {
+                let (blocks, hashes) = sequence.computed_blocks();
+                self.kv.name(blocks, hashes);
+                if let Some(prefix) = sequence.take_prefix() {
+                    self.kv.pin(prefix);
+                }
+            }
             if ended {
-                self.running.remove(index);
+                self.remove(id);
             }
         }
         events
@@ -163,43 +241,48 @@ impl Scheduler {
         self.running.len()
     }
 
+    /// Sequences that had a seat and wait for the next.
+    pub(crate) fn num_preempted(&self) -> usize {
+        self.waiting.num_preempted()
+    }
+
+    /// All that wait for a seat.
+    #[cfg(test)]
     pub(crate) fn num_waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    pub(crate) fn num_preemptions(&self) -> u64 {
-        self.num_preemptions
+    pub(crate) fn counts(&self) -> SchedulerCounts {
+        self.counts
     }
 
-    pub(crate) fn used_blocks(&self) -> BlockDemand {
-        self.kv.used()
+    pub(crate) fn kv_use(&self) -> KvUse {
+        self.kv.usage()
     }
 
-    /// Gives seats to those that wait, in order, as long as their prompts fit beside what the
-    /// running ones will still take. The first that does not fit keeps the others waiting, so
-    /// that a long prompt is not overtaken for ever.
-    fn admit(&mut self, budget: &mut Budget, step: &mut Step, now: Instant) {
-        while budget.tokens > 0 && self.num_seated() < self.limits.max_num_seqs {
-            let Some(next) = self.waiting.iter().position(|waiting| !waiting.is_paused) else {
-                return;
-            };
-            if !self.has_room_for(&self.waiting[next]) {
-                let is_paused = |running: &Sequence| running.is_paused;
-                let Some(paused) = self.running.iter().rposition(is_paused) else {
-                    return;
-                };
-                let sequence = self.running.remove(paused);
-                self.requeue(sequence);
-                continue;
-            }
-            let Some(sequence) = self.waiting.remove(next) else {
-                return;
-            };
-            let id = sequence.id;
-            let index = self.running.partition_point(|running| running.id < id);
-            self.running.insert(index, sequence);
-            self.put_in(id, budget, step, now);
+    /// Adds the next parts of the running sequences that decode, or of those that read their
+    /// prompt. False if one had to be left out for want of blocks.
+    fn put_all_in(
+        &mut self,
+        decoding: bool,
+        budget: &mut Budget,
+        step: &mut Step,
+        now: Instant,
+    ) -> bool {
+        let is_wanted = |sequence: &&Sequence| {
+            !sequence.is_paused && !sequence.in_step && sequence.is_decoding() == decoding
+        };
+        let wanted: Vec<SequenceId> = self
+            .running
+            .iter()
+            .filter(is_wanted)
+            .map(|sequence| sequence.id)
+            .collect();
+        let mut all_fit = true;
+        for id in wanted {
+            all_fit &= self.put_in(id, budget, step, now);
         }
+        all_fit
     }
 
     /// Adds the next part of a running sequence to the step. False if it had to be left out
@@ -211,11 +294,12 @@ impl Scheduler {
         step: &mut Step,
         now: Instant,
     ) -> bool {
-        // More than there are seats want to go on when slow clients catch up: the oldest do.
+        self.counts.visits += 1;
+        // More than there are seats want to go on when slow clients catch up: the first do.
         if step.ids.len() >= self.limits.max_num_seqs {
             return true;
         }
-        // Preempted for an older one in this very step.
+        // Preempted for another in this very step.
         let Some(index) = self.running_index(id) else {
             return true;
         };
@@ -237,71 +321,27 @@ impl Scheduler {
         if chunk.output == OutputRows::All {
             budget.score_rows -= chunk.num_tokens;
         }
+        if sequence.is_decoding() {
+            step.mix.num_decodes += 1;
+        } else {
+            step.mix.num_prompt_tokens += chunk.num_tokens;
+        }
         step.ids.push(id);
         step.batch.sequences.push(sequence.batch_part(chunk));
         true
     }
 
-    /// Reserves blocks for a sequence, if need be by preempting one that is not yet part of
-    /// the step: a paused one, else the newest that is younger.
-    fn make_room(&mut self, id: SequenceId, first_position: usize, end: usize) -> bool {
-        loop {
-            let Some(index) = self.running_index(id) else {
-                return false;
-            };
-            let blocks = &mut self.running[index].blocks;
-            if self.kv.reserve(blocks, first_position, end) {
-                return true;
-            }
-            let is_free = |other: &Sequence| !other.in_step && other.id != id;
-            let newest = |wanted: &dyn Fn(&Sequence) -> bool| {
-                self.running
-                    .iter()
-                    .rposition(|other| is_free(other) && wanted(other))
-            };
-            let victim =
-                newest(&|other| other.is_paused).or_else(|| newest(&|other| other.id > id));
-            let Some(victim) = victim else {
-                return false;
-            };
-            let sequence = self.running.remove(victim);
-            self.requeue(sequence);
-        }
-    }
-
-    /// Preempts: the sequence waits, in order of arrival, to be computed again.
-    fn requeue(&mut self, mut sequence: Sequence) {
-        sequence.preempt();
-        self.num_preemptions += 1;
-        let index = self
-            .waiting
-            .partition_point(|waiting| waiting.id < sequence.id);
-        self.waiting.insert(index, sequence);
-    }
-
-    fn has_room_for(&self, sequence: &Sequence) -> bool {
-        let mut demand = BlockDemand::default();
-        for sequence in self.running.iter().chain([sequence]) {
-            demand += self.kv.outstanding(
-                &sequence.blocks,
-                sequence.num_tokens_to_compute(),
-                self.limits.max_batched_tokens,
-            );
-        }
-        self.kv.has_free(demand)
-    }
-
-    /// Paused sequences have no seat: slow clients keep nobody waiting.
-    fn num_seated(&self) -> usize {
-        self.running
-            .iter()
-            .filter(|running| !running.is_paused)
-            .count()
+    /// Takes a sequence out of its seat.
+    fn take_running(&mut self, index: usize) -> Sequence {
+        let sequence = self.running.remove(index);
+        self.ranks.remove(&sequence.id);
+        sequence
     }
 
     fn running_index(&self, id: SequenceId) -> Option<usize> {
+        let rank = self.ranks.get(&id)?;
         self.running
-            .binary_search_by_key(&id, |sequence| sequence.id)
+            .binary_search_by_key(rank, |sequence| sequence.rank)
             .ok()
     }
 }

@@ -7,22 +7,33 @@ use std::{
 };
 
 use crate::{
-    kv_cache::SequenceBlocks,
+    kv_cache::{BlockHash, HashChain, SequenceBlocks},
     request::{
-        FinishReason, GenerateRequest, SampledToken, SamplingParams, StopParams, TokenEvent,
-        TokenId, TokenLogprobs, Usage,
+        FinishReason, GenerateRequest, Lane, QueueParams, SampledToken, SamplingParams, StopParams,
+        TokenEvent, TokenId, TokenLogprobs, Usage,
     },
-    runner::{BatchSequence, OutputRows, SamplingInput},
+    runner::{BLOCK_TOKENS, BatchSequence, OutputRows, SamplingInput},
 };
 
 /// Names a sequence; later ones are greater, so order of arrival is order of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SequenceId(pub(crate) u64);
 
+/// Who keeps its blocks when there are too few: the lower rank. It stays from the first seat
+/// on, so that whoever is first stays first until its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    pub(crate) lane: Lane,
+    /// Counts first seats.
+    pub(crate) number: u64,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) id: SequenceId,
+    /// Of no meaning before the first seat.
+    pub(crate) rank: Rank,
     pub(crate) blocks: SequenceBlocks,
     /// Its client reads too slowly: left out of steps until there is room for its events.
     pub(crate) is_paused: bool,
@@ -39,6 +50,12 @@ pub(crate) struct Sequence {
     eos_token_ids: Arc<[TokenId]>,
     logprobs: Option<u32>,
     prompt_scores: Option<PromptScores>,
+    queue: QueueParams,
+    hashes: HashChain,
+    /// Of the prompt, still to be pinned once they are computed.
+    prefix_blocks: usize,
+    /// Prompt tokens that the first seat found computed.
+    num_cached_tokens: usize,
     times: Times,
 }
 
@@ -85,12 +102,17 @@ impl Sequence {
     ) -> Self {
         Self {
             id,
+            rank: Rank::default(),
             blocks: SequenceBlocks::default(),
             is_paused: false,
             in_step: false,
             num_prompt_tokens: request.prompt.len(),
+            prefix_blocks: request.cache.prefix_tokens.min(request.prompt.len()) / BLOCK_TOKENS,
             tokens: request.prompt,
             num_computed_tokens: 0,
+            hashes: HashChain::new(request.cache.salt.as_deref()),
+            queue: request.queue,
+            num_cached_tokens: 0,
             seed: request.sampling.seed.unwrap_or(seed),
             sampling: Arc::new(request.sampling),
             stop: request.stop,
@@ -120,6 +142,63 @@ impl Sequence {
 
     pub(crate) fn num_computed_tokens(&self) -> usize {
         self.num_computed_tokens
+    }
+
+    pub(crate) fn tenant(&self) -> &Option<Arc<str>> {
+        &self.queue.tenant
+    }
+
+    /// The lane that it was sent by; its rank may have been raised since.
+    pub(crate) fn lane(&self) -> Lane {
+        self.queue.lane
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.queue.deadline
+    }
+
+    /// The hashes of the blocks that it could find computed: at least one token is left to
+    /// compute, for its row. None while the prompt is scored, which takes every row.
+    pub(crate) fn wanted_hashes(&mut self) -> &[BlockHash] {
+        let num_tokens = match self.prompt_scores {
+            Some(_) => 0,
+            None => self.num_tokens_to_compute() - 1,
+        };
+        self.hashes.of(&self.tokens, num_tokens / BLOCK_TOKENS)
+    }
+
+    /// The hashes of all blocks that it has computed, to name `blocks` by.
+    pub(crate) fn computed_blocks(&mut self) -> (&mut SequenceBlocks, &[BlockHash]) {
+        let num_blocks = self.num_computed_tokens / BLOCK_TOKENS;
+        (&mut self.blocks, self.hashes.of(&self.tokens, num_blocks))
+    }
+
+    /// The hashes of the prefix that is to be pinned, once all of it is computed.
+    pub(crate) fn take_prefix(&mut self) -> Option<&[BlockHash]> {
+        let num_blocks = self.prefix_blocks;
+        if num_blocks == 0 || self.num_computed_tokens < num_blocks * BLOCK_TOKENS {
+            return None;
+        }
+        self.prefix_blocks = 0;
+        Some(self.hashes.of(&self.tokens, num_blocks))
+    }
+
+    /// Begins with blocks that others have computed. `is_first` says that it is the first
+    /// seat: only that counts for the client.
+    pub(crate) fn begin(&mut self, blocks: SequenceBlocks, is_first: bool) {
+        self.num_computed_tokens = blocks.num_known_tokens();
+        self.blocks = blocks;
+        if is_first {
+            self.num_cached_tokens = self.num_computed_tokens;
+        }
+    }
+
+    pub(crate) fn num_cached_tokens(&self) -> usize {
+        self.num_cached_tokens
+    }
+
+    pub(crate) fn num_prompt_tokens(&self) -> usize {
+        self.num_prompt_tokens
     }
 
     pub(crate) fn sampling(&self) -> &SamplingParams {
@@ -216,8 +295,10 @@ impl Sequence {
         self.times.first_step.get_or_insert(now);
     }
 
-    /// Gives up the blocks; everything is to be computed again.
+    /// Gives up the blocks; everything is to be computed again. From then on it counts as
+    /// normal: whoever has had a seat gets to its end.
     pub(crate) fn preempt(&mut self) {
+        self.rank.lane = Lane::Normal;
         self.blocks = SequenceBlocks::default();
         self.num_computed_tokens = 0;
     }
@@ -278,7 +359,7 @@ impl Sequence {
         let first_token = self.times.first_token;
         Usage {
             prompt_tokens: count(self.num_prompt_tokens),
-            cached_tokens: 0,
+            cached_tokens: count(self.num_cached_tokens),
             completion_tokens: count(self.generated().len()),
             queue_time: first_step.saturating_duration_since(self.times.submitted),
             prefill_time: first_token

@@ -30,6 +30,10 @@ pub struct EngineStats {
     pub failed_steps_in_a_row: u64,
     /// Sequences that gave back their blocks to be computed again later.
     pub preemptions: u64,
+    /// Prompt tokens of the requests that got a seat.
+    pub prefix_query_tokens: u64,
+    /// Those of them whose keys and values were already there.
+    pub prefix_hit_tokens: u64,
     /// Prompt tokens computed, again after a preemption included.
     pub prefill_tokens: u64,
     /// Tokens generated.
@@ -46,6 +50,10 @@ pub struct EngineStats {
 pub struct BlockUsage {
     /// Held by sequences.
     pub used: usize,
+    /// Kept for the prefixes of templates, and held by no sequence.
+    pub pinned: usize,
+    /// Kept for requests that begin alike, until their place is needed.
+    pub cached: usize,
     /// Allocated at start.
     pub total: usize,
 }
@@ -59,16 +67,37 @@ pub(crate) struct SharedStats {
     queued: Arc<AtomicUsize>,
     pub(crate) running: AtomicUsize,
     pub(crate) preempted: AtomicUsize,
-    pub(crate) full_blocks_used: AtomicUsize,
-    pub(crate) windowed_blocks_used: AtomicUsize,
+    pub(crate) full_blocks: SharedUsage,
+    pub(crate) windowed_blocks: SharedUsage,
     pub(crate) steps: AtomicU64,
     pub(crate) failed_steps: AtomicU64,
     pub(crate) failed_steps_in_a_row: AtomicU64,
     pub(crate) preemptions: AtomicU64,
+    pub(crate) prefix_query_tokens: AtomicU64,
+    pub(crate) prefix_hit_tokens: AtomicU64,
     pub(crate) prefill_tokens: AtomicU64,
     pub(crate) decode_tokens: AtomicU64,
     heartbeat_ms: AtomicU64,
     alive: AtomicBool,
+}
+
+/// The atomics behind a [`BlockUsage`].
+#[derive(Debug, Default)]
+pub(crate) struct SharedUsage {
+    pub(crate) used: AtomicUsize,
+    pub(crate) pinned: AtomicUsize,
+    pub(crate) cached: AtomicUsize,
+}
+
+impl SharedUsage {
+    fn load(&self, total: u32) -> BlockUsage {
+        BlockUsage {
+            used: self.used.load(Relaxed),
+            pinned: self.pinned.load(Relaxed),
+            cached: self.cached.load(Relaxed),
+            total: total as usize,
+        }
+    }
 }
 
 /// A place in the queue, given back on drop.
@@ -89,12 +118,14 @@ impl SharedStats {
             queued: Arc::default(),
             running: AtomicUsize::new(0),
             preempted: AtomicUsize::new(0),
-            full_blocks_used: AtomicUsize::new(0),
-            windowed_blocks_used: AtomicUsize::new(0),
+            full_blocks: SharedUsage::default(),
+            windowed_blocks: SharedUsage::default(),
             steps: AtomicU64::new(0),
             failed_steps: AtomicU64::new(0),
             failed_steps_in_a_row: AtomicU64::new(0),
             preemptions: AtomicU64::new(0),
+            prefix_query_tokens: AtomicU64::new(0),
+            prefix_hit_tokens: AtomicU64::new(0),
             prefill_tokens: AtomicU64::new(0),
             decode_tokens: AtomicU64::new(0),
             heartbeat_ms: AtomicU64::new(0),
@@ -127,18 +158,14 @@ impl SharedStats {
         EngineStats {
             running: self.running.load(Relaxed),
             waiting: self.queued.load(Relaxed) + self.preempted.load(Relaxed),
-            full_blocks: BlockUsage {
-                used: self.full_blocks_used.load(Relaxed),
-                total: self.plan.num_full_blocks as usize,
-            },
-            windowed_blocks: BlockUsage {
-                used: self.windowed_blocks_used.load(Relaxed),
-                total: self.plan.num_windowed_blocks as usize,
-            },
+            full_blocks: self.full_blocks.load(self.plan.num_full_blocks),
+            windowed_blocks: self.windowed_blocks.load(self.plan.num_windowed_blocks),
             steps: self.steps.load(Relaxed),
             failed_steps: self.failed_steps.load(Relaxed),
             failed_steps_in_a_row: self.failed_steps_in_a_row.load(Relaxed),
             preemptions: self.preemptions.load(Relaxed),
+            prefix_query_tokens: self.prefix_query_tokens.load(Relaxed),
+            prefix_hit_tokens: self.prefix_hit_tokens.load(Relaxed),
             prefill_tokens: self.prefill_tokens.load(Relaxed),
             decode_tokens: self.decode_tokens.load(Relaxed),
             since_heartbeat: Duration::from_millis(since_heartbeat),

@@ -42,9 +42,25 @@ pub struct Caller {
     routes: Option<Vec<String>>,
     /// Requests per minute.
     rate: Option<NonZeroU32>,
+    /// Shares computed prefixes with nobody else.
+    has_private_cache: bool,
 }
 
 impl Caller {
+    /// What keeps the caller's computed prefixes apart, where its key or the request's own
+    /// `cache_salt` asks for it.
+    pub fn cache_salt(&self, asked: Option<&str>) -> Option<Arc<str>> {
+        let own = self.tenant.as_deref().filter(|_| self.has_private_cache);
+        match (own, asked) {
+            (None, None) => None,
+            // Neither part can be mistaken for the other: a name has no line end.
+            (own, asked) => {
+                let (own, asked) = (own.unwrap_or_default(), asked.unwrap_or_default());
+                Some(format!("{own}\n{asked}").into())
+            }
+        }
+    }
+
     /// Whether the caller may use `route`.
     pub fn may_use(&self, route: &str) -> bool {
         self.routes
@@ -79,6 +95,7 @@ impl Auth {
                 rate: key
                     .max_requests_per_minute
                     .or(config.server.max_requests_per_minute),
+                has_private_cache: key.private_cache,
             }),
         });
         Self {
@@ -103,6 +120,7 @@ impl Auth {
                 tenant: None,
                 routes: None,
                 rate: self.default_rate,
+                has_private_cache: false,
             }));
         }
         let Some(secret) = credential(headers) else {

@@ -132,6 +132,10 @@ pub struct EngineConfig {
     pub max_num_seqs: NonZeroUsize,
     /// Tokens of one step, prompts and answers together.
     pub max_step_tokens: NonZeroUsize,
+    /// How many times as long as a step that only decodes one with prompts may take.
+    pub max_slowdown: f32,
+    /// Keep what ended requests have computed, for those that begin alike.
+    pub prefix_cache: bool,
     /// The simulated model's time per step.
     pub sim_step: Duration,
 }
@@ -243,6 +247,8 @@ pub struct KeyConfig {
     pub routes: Option<Vec<String>>,
     /// Its own limit instead of the server's.
     pub max_requests_per_minute: Option<NonZeroU32>,
+    /// Shares computed prefixes with no other key.
+    pub private_cache: bool,
 }
 
 impl Config {

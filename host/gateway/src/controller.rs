@@ -14,7 +14,8 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -30,11 +31,15 @@ use crate::{
     auth::Auth,
     builtin,
     config::{Config, Environment, Overrides},
-    routing::RouteTable,
+    pipeline::Prefill,
+    routing::{Route, RouteTable},
     telemetry::Metrics,
 };
 use history::History;
 use registry::Entry;
+
+/// Longest time that a change waits for the prefixes of its routes to be computed.
+const PREFILL_TIME: Duration = Duration::from_secs(10);
 
 /// Serialises every change. Its methods that change something compile and touch files: call
 /// them where blocking is allowed.
@@ -45,6 +50,8 @@ pub struct Controller {
     auth: Arc<ArcSwap<Auth>>,
     environment: Environment,
     flags: Overrides,
+    /// What routes begin every prompt with is computed before they serve, once there is a model.
+    prefill: OnceLock<Prefill>,
     /// Held through a whole change, compilation included.
     changing: Mutex<()>,
     /// Held for moments only, so that status answers while something compiles.
@@ -106,6 +113,7 @@ impl Controller {
             auth: Arc::new(ArcSwap::from_pointee(auth)),
             environment,
             flags,
+            prefill: OnceLock::new(),
             changing: Mutex::new(()),
             state: Mutex::new(State {
                 config: Arc::new(config),
@@ -150,6 +158,15 @@ impl Controller {
         drop(state);
         self.swap(table);
         Ok(())
+    }
+
+    /// From here on the prefixes of changed routes are computed before they serve; those of the
+    /// routes in force are computed now. Takes [`PREFILL_TIME`] at most.
+    pub fn prefill_with(&self, prefill: Prefill) {
+        let _changing = self.begin();
+        let prefill = self.prefill.get_or_init(|| prefill);
+        let table = self.routes.load_full();
+        prefill.routes(table.iter().map(Arc::as_ref), PREFILL_TIME);
     }
 
     /// Verifies `component`, rebuilds the chains that bind `name`, stores the file and swaps.
@@ -241,6 +258,7 @@ impl Controller {
             &plugins,
             Some((&self.routes.load(), name)),
         )?;
+        self.prefill(&table, name);
         if let (Origin::Admin, Some(dir)) = (origin, &config.plugins.dir) {
             store::write(dir, name, component)?;
         }
@@ -254,6 +272,19 @@ impl Controller {
             .insert(name.to_owned(), Entry::new(plugin.clone(), source));
         self.swap(table);
         Ok(plugin)
+    }
+
+    /// Computes the prefixes of the routes that bind `name`; those of the others are there.
+    fn prefill(&self, table: &RouteTable, name: &str) {
+        let Some(prefill) = self.prefill.get() else {
+            return;
+        };
+        let binds = |route: &&Route| {
+            let mut bindings = route.chain.bindings().iter();
+            bindings.any(|binding| binding.plugin.name() == name)
+        };
+        let changed = table.iter().map(Arc::as_ref).filter(binds);
+        prefill.routes(changed, PREFILL_TIME);
     }
 
     fn swap(&self, table: RouteTable) {

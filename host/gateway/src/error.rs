@@ -288,6 +288,13 @@ impl From<EngineError> for ApiError {
                 Self::too_many_requests(error.to_string(), Duration::from_secs(1))
                     .with_code("overloaded")
             }
+            EngineError::DeadlineExceeded { .. } => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout_error",
+                error.to_string(),
+            )
+            .with_code("deadline_exceeded")
+            .no_retry(),
             EngineError::ShuttingDown => Self::draining(),
             EngineError::Step { message } => {
                 tracing::error!(message, "the engine failed a request");

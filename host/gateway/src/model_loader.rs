@@ -30,9 +30,11 @@ pub fn load(config: &Config) -> anyhow::Result<LoadedModel> {
     let engine = EngineConfig {
         max_num_seqs: config.engine.max_num_seqs.get(),
         max_batched_tokens: config.engine.max_step_tokens.get(),
+        max_slowdown: config.engine.max_slowdown,
         max_queued: config.engine.max_queued.get(),
         kv_bytes: config.model.kv_memory_bytes.unwrap_or(defaults.kv_bytes),
         context_length: config.model.context_length.map(NonZeroUsize::get),
+        prefix_cache: config.engine.prefix_cache,
     };
     let engine = Engine::start(runner, engine).context("cannot start the engine")?;
     Ok(LoadedModel { engine, tokenizer })

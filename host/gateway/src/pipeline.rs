@@ -9,6 +9,7 @@ mod choice;
 mod judge;
 mod pieces;
 mod plan;
+mod prefill;
 mod prompt;
 mod scores;
 mod services;
@@ -21,6 +22,7 @@ use gapura_plugin_runtime::Chat;
 pub use call::{Call, Deadline, PromptSource};
 pub use choice::{Choice, End, Piece, TextPiece};
 pub use pieces::Pieces;
+pub use prefill::Prefill;
 pub(crate) use prompt::text_tokens;
 
 use crate::error::ApiError;
@@ -79,7 +81,8 @@ pub async fn run(
         });
     }
     let tokens = prompt::tokens(model, &mut run, &chat, prompt, record);
-    let plan = plan::plan(model, &route, &chat, &options, deadline.hold(tokens).await?)?;
+    let tokens = deadline.hold(tokens).await?;
+    let plan = plan::plan(model, &route, &chat, &options, tokens, deadline)?;
     let choices = choice::submit(model, &mut run, &context, &plan, deadline);
     Ok(Answer {
         choices: deadline.hold(choices).await?,

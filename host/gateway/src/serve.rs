@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use axum::Router;
+use gapura_engine::{BLOCK_TOKENS, Engine};
 use gapura_plugin_runtime::{PluginRuntime, RuntimeConfig};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -20,7 +21,9 @@ use crate::{
     app,
     config::{Config, Environment, Overrides},
     controller::{Controller, Origin, Watch},
-    model_loader, routes,
+    model_loader,
+    pipeline::Prefill,
+    routes,
     server::{self, Drained},
     state::{AppState, LoadedModel},
     telemetry::Metrics,
@@ -107,6 +110,7 @@ pub async fn serve(
         Some(Ok(model)) => {
             let engine = model.engine.clone();
             state.model.fill(model);
+            show(&format!("  memory    {}\n", memory_plan(&engine)));
             show(&format!("  ready     http://{address}/v1\n"));
             signals.end(&controller).await;
             drain(&state, drain_timeout, stop, servers).await;
@@ -164,6 +168,7 @@ async fn load_in_background(
 ) -> anyhow::Result<LoadedModel> {
     let (done, result) = oneshot::channel();
     let (config, controller) = (config.clone(), Arc::clone(controller));
+    let runtime = tokio::runtime::Handle::current();
     std::thread::Builder::new()
         .name("gapura-load".to_owned())
         .spawn(move || {
@@ -182,8 +187,15 @@ async fn load_in_background(
                     "loaded the model"
                 );
             }
+            let prefill = loaded
+                .as_ref()
+                .ok()
+                .map(|model| Prefill::new(model.engine.clone(), model.tokenizer.clone(), runtime));
             // Nobody listens any more when the server was stopped meanwhile.
             let _ = done.send(loaded);
+            if let Some(prefill) = prefill {
+                controller.prefill_with(prefill);
+            }
         })
         .context("cannot start a thread to load the model")?;
     result
@@ -274,6 +286,43 @@ fn banner(config: &Config, controller: &Controller, address: std::net::SocketAdd
         writeln!(text, "  {name:<9} {value}").expect("a string takes all that is written");
     }
     text
+}
+
+/// What the engine has taken and will not exceed.
+fn memory_plan(engine: &Engine) -> String {
+    let (model, plan) = (engine.model(), engine.kv_plan());
+    let mut text = format!(
+        "{} of weights, {} of keys and values",
+        binary_size(model.weight_bytes),
+        binary_size(plan.bytes(&model.kv))
+    );
+    let groups = [
+        ("full", plan.num_full_blocks, model.kv.full_block_bytes),
+        (
+            "windowed",
+            plan.num_windowed_blocks,
+            model.kv.windowed_block_bytes,
+        ),
+    ];
+    let held = groups.iter().filter(|(_, _, block_bytes)| *block_bytes > 0);
+    for (index, (name, num_blocks, block_bytes)) in held.enumerate() {
+        let separator = if index == 0 { ": " } else { ", " };
+        let bytes = binary_size(u64::from(*num_blocks) * block_bytes);
+        let tokens = *num_blocks as usize * BLOCK_TOKENS;
+        write!(text, "{separator}{tokens} tokens {name} ({bytes})")
+            .expect("a string takes all that is written");
+    }
+    let context_length = model.context_length;
+    write!(text, "; contexts of {context_length}").expect("a string takes all that is written");
+    text
+}
+
+fn binary_size(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
+    }
 }
 
 /// For the person who started the server; log lines are for machines too.

@@ -65,6 +65,33 @@ impl KvPlan {
             + u64::from(self.num_windowed_blocks) * layout.windowed_block_bytes
     }
 
+    /// Most tokens that each of `num_sequences` can have at the same time, `shared_tokens` at
+    /// their beginning being held once for all; unlimited where no group grows with it.
+    pub(crate) fn tokens_each(
+        &self,
+        layout: &KvLayout,
+        num_sequences: usize,
+        shared_tokens: usize,
+        chunk_tokens: usize,
+    ) -> usize {
+        let num_sequences = num_sequences.max(1);
+        let shared_blocks = shared_tokens / BLOCK_TOKENS;
+        let each = |num_blocks: u32| {
+            let own = (num_blocks as usize).saturating_sub(shared_blocks) / num_sequences;
+            (shared_blocks + own) * BLOCK_TOKENS
+        };
+        let mut tokens = usize::MAX;
+        if layout.full_block_bytes > 0 {
+            tokens = tokens.min(each(self.num_full_blocks));
+        }
+        let slides = self.num_windowed_blocks as usize / num_sequences
+            >= most_windowed_blocks(layout.window_tokens, chunk_tokens);
+        if layout.windowed_block_bytes > 0 && !slides {
+            tokens = tokens.min(each(self.num_windowed_blocks));
+        }
+        tokens
+    }
+
     /// Most tokens that one sequence, alone in the pool, can have; at most what was demanded.
     pub(crate) fn context_length(&self, layout: &KvLayout, demand: &PlanDemand) -> usize {
         let mut tokens = demand.context_length;
@@ -142,6 +169,25 @@ mod tests {
         let plan = KvPlan::for_demand(&windowed, &demand(500_000)).unwrap();
         assert_eq!((plan.num_full_blocks, plan.num_windowed_blocks), (0, 100));
         assert_eq!(plan.context_length(&windowed, &demand(500_000)), 32_768);
+    }
+
+    #[test]
+    fn several_sequences_divide_what_they_do_not_share() {
+        let plan = KvPlan {
+            num_full_blocks: 100,
+            num_windowed_blocks: 130,
+        };
+        // Two windows of 65 blocks slide.
+        assert_eq!(plan.tokens_each(&GEMMA, 1, 0, 512), 1600);
+        assert_eq!(plan.tokens_each(&GEMMA, 2, 0, 512), 800);
+        assert_eq!(plan.tokens_each(&GEMMA, 2, 333, 512), (20 + 40) * 16);
+        // Three do not.
+        assert_eq!(plan.tokens_each(&GEMMA, 3, 0, 512), 33 * 16);
+        let few = KvPlan {
+            num_windowed_blocks: 60,
+            ..plan
+        };
+        assert_eq!(few.tokens_each(&GEMMA, 3, 0, 512), 20 * 16);
     }
 
     #[test]

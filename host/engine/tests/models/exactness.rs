@@ -27,9 +27,13 @@ fn requests() -> Vec<GenerateRequest> {
         .collect()
 }
 
-/// One after the other, each prompt whole in one step.
+/// One after the other, each prompt whole in one step, with nothing to be found computed.
 fn alone(name: &str) -> Vec<Answer> {
-    let engine = start(&fixture(name), EngineConfig::default());
+    let cold = EngineConfig {
+        prefix_cache: false,
+        ..EngineConfig::default()
+    };
+    let engine = start(&fixture(name), cold);
     requests()
         .into_iter()
         .flat_map(|request| run_together(&engine, vec![request]))
@@ -105,6 +109,74 @@ fn preempted_answers_equal_those_alone() {
             "{name} was never short of blocks"
         );
         assert_eq!(preempted, alone(name), "{name}");
+    }
+}
+
+/// A prompt's beginning may have been computed by another request, in other chunks and beside
+/// others: what follows does not show it. Beginnings of many lengths, about the edges of pages
+/// and windows.
+#[test]
+fn answers_after_a_prefix_hit_equal_those_computed_cold() {
+    for name in FIXTURES {
+        let cold = alone(name);
+        let engine = start(&fixture(name), EngineConfig::default());
+        // The whole prompts once, in company, then each again, alone and in company.
+        run_together(&engine, requests());
+        let hits = engine.stats().prefix_hit_tokens;
+        let again: Vec<Answer> = requests()
+            .into_iter()
+            .flat_map(|request| run_together(&engine, vec![request]))
+            .collect();
+        assert!(engine.stats().prefix_hit_tokens > hits, "{name}: no hit");
+        assert_eq!(again, cold, "{name}");
+        assert_eq!(run_together(&engine, requests()), cold, "{name}");
+        // The answer so far belongs to the next turn's prompt.
+        let longer = |answers: &[Answer]| -> Vec<GenerateRequest> {
+            let turns = prompts().into_iter().zip(answers);
+            turns
+                .map(|(prompt, answer)| {
+                    let tokens: Vec<u32> = prompt.into_iter().chain(answer.ids()).collect();
+                    greedy(&tokens, 20)
+                })
+                .collect()
+        };
+        let config = EngineConfig {
+            prefix_cache: false,
+            ..EngineConfig::default()
+        };
+        let expected = run_together(&start(&fixture(name), config), longer(&cold));
+        assert_eq!(run_together(&engine, longer(&cold)), expected, "{name}");
+    }
+}
+
+/// The same where blocks are scarce: prefixes are given up, sequences preempted, and found again
+/// in part.
+#[test]
+fn answers_with_scarce_blocks_and_prefix_hits_equal_those_computed_cold() {
+    for name in FIXTURES {
+        let cold = alone(name);
+        let layout = start(&fixture(name), EngineConfig::default()).model().kv;
+        let config = EngineConfig {
+            kv_bytes: 32 * (layout.full_block_bytes + layout.windowed_block_bytes),
+            max_batched_tokens: 29,
+            context_length: Some(256),
+            ..EngineConfig::default()
+        };
+        let engine = start(&fixture(name), config);
+        // There and back, so that what was computed last is wanted first.
+        for turns_back in [false, true, false] {
+            let (mut asked, mut expected) = (requests(), cold.clone());
+            if turns_back {
+                asked.reverse();
+                expected.reverse();
+            }
+            assert_eq!(run_together(&engine, asked), expected, "{name}");
+        }
+        let stats = engine.stats();
+        assert!(stats.preemptions > 0, "{name} was never short of blocks");
+        assert!(stats.prefix_hit_tokens > 0, "{name} found nothing");
+        let held = stats.full_blocks.used + stats.windowed_blocks.used;
+        assert_eq!(held, 0, "{name}");
     }
 }
 

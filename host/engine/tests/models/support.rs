@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use gapura_engine::{
-    CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, SampledToken,
-    SamplingParams, StopParams, TokenEvent, TokenId, TokenLogprobs, TokenStream,
+    CacheParams, CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest,
+    QueueParams, SampledToken, SamplingParams, StopParams, TokenEvent, TokenId, TokenLogprobs,
+    TokenStream,
 };
 
 /// The tiny models that the repository carries.
@@ -40,6 +41,8 @@ pub(crate) fn greedy(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
         },
         logprobs: Some(5),
         prompt_logprobs: None,
+        queue: QueueParams::default(),
+        cache: CacheParams::default(),
     }
 }
 

@@ -146,6 +146,7 @@ impl Environment {
             .filter(|key| !key.is_empty())
             .enumerate()
             .map(|(index, key)| KeyConfig {
+                private_cache: false,
                 name: format!("env-{}", index + 1),
                 digest: Digest::of(key.as_bytes()),
                 routes: None,

@@ -235,6 +235,13 @@ pub struct EngineSection {
     /// Tokens of one step: running answers first, the rest goes to prompts. Smaller steps
     /// disturb running streams less, larger ones read prompts faster. Default 256.
     pub max_step_tokens: NonZeroUsize,
+    /// How many times as long as a step of answers alone one with prompts in it may take, 1 or
+    /// more: a prompt that arrives slows running streams by no more than this, and is read in
+    /// smaller parts for it. `inf` for steps that are always full. Default 2.5.
+    pub max_slowdown: f64,
+    /// Keep what ended requests have computed, for those that begin alike, as long as nobody
+    /// needs the room. Default true.
+    pub prefix_cache: bool,
     /// Milliseconds that a step of the simulated model takes. Default 0.
     pub sim_step_ms: f64,
 }
@@ -246,6 +253,8 @@ impl Default for EngineSection {
             max_queued: count(256),
             max_num_seqs: count(64),
             max_step_tokens: count(256),
+            max_slowdown: 2.5,
+            prefix_cache: true,
             sim_step_ms: 0.0,
         }
     }
@@ -428,4 +437,8 @@ pub struct KeySection {
     /// Its own limit instead of the server's.
     #[serde(default)]
     pub max_requests_per_minute: Option<NonZeroU32>,
+    /// Share computed prefixes with no other key: nobody can tell from the speed of an answer
+    /// what this key has asked. Default false.
+    #[serde(default)]
+    pub private_cache: bool,
 }

@@ -28,6 +28,11 @@ pub(super) fn check_tree(tree: &ConfigFile, document: &Document<'_>) -> Result<(
     if let Some(hash) = &tree.admin.token_sha256 {
         check_digest(hash, "admin.token_sha256", document)?;
     }
+    let slowdown = tree.engine.max_slowdown;
+    if slowdown.is_nan() || slowdown < 1.0 {
+        let message = format!("`max_slowdown` is {slowdown}; it must be 1 or more, or `inf`");
+        return Err(document.invalid("engine.max_slowdown", message));
+    }
     check_sampling(&tree.sampling, "sampling", document)?;
     let mut names: HashMap<&str, &str> = HashMap::new();
     for (index, route) in tree.routes.iter().enumerate() {
@@ -257,6 +262,7 @@ pub(super) fn resolve(
             digest,
             routes: entry.routes.clone(),
             max_requests_per_minute: entry.max_requests_per_minute,
+            private_cache: entry.private_cache,
         });
     }
     let config = Config {
@@ -297,6 +303,8 @@ pub(super) fn resolve(
             max_queued: tree.engine.max_queued,
             max_num_seqs: tree.engine.max_num_seqs,
             max_step_tokens: tree.engine.max_step_tokens,
+            max_slowdown: tree.engine.max_slowdown as f32,
+            prefix_cache: tree.engine.prefix_cache,
             sim_step: Duration::from_secs_f64((tree.engine.sim_step_ms / 1000.0).clamp(0.0, 60.0)),
         },
         sampling,

@@ -2,6 +2,7 @@
 //! completions. Ranges are OpenAI's, or vLLM's where OpenAI has no such field.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gapura_engine::TokenId;
 use gapura_plugin_runtime::Sampling;
@@ -15,6 +16,8 @@ use crate::openai::body::{Fields, kind_of};
 const MAX_STOP_STRINGS: usize = 4;
 /// Longest stop string: whatever may still become one is held back from the client.
 const MAX_STOP_BYTES: usize = 1024;
+/// Longest `cache_salt`.
+const MAX_SALT_BYTES: usize = 256;
 /// Most alternatives per token.
 pub const MAX_TOP_LOGPROBS: u32 = 20;
 
@@ -35,6 +38,8 @@ pub struct Options {
     pub min_tokens: u32,
     /// Ends the answer beside the model's end-of-sequence tokens.
     pub stop_token_ids: Vec<TokenId>,
+    /// Only requests with the same salt share computed prefixes with this one.
+    pub cache_salt: Option<Arc<str>>,
 }
 
 impl Default for Options {
@@ -47,6 +52,7 @@ impl Default for Options {
             ignore_eos: false,
             min_tokens: 0,
             stop_token_ids: Vec::new(),
+            cache_salt: None,
         }
     }
 }
@@ -111,6 +117,7 @@ pub(super) fn take_options(fields: &mut Fields) -> Result<Options, ApiError> {
             .take_integer("min_tokens", 0..=u32::MAX)?
             .unwrap_or(0),
         stop_token_ids: fields.take("stop_token_ids")?.unwrap_or_default(),
+        cache_salt: take_cache_salt(fields)?,
         ..Options::default()
     })
 }
@@ -166,6 +173,19 @@ pub(super) fn take_extra(mut fields: Fields) -> Result<Map<String, Value>, ApiEr
         extra.insert("metadata".to_owned(), Value::Object(entries.collect()));
     }
     Ok(extra)
+}
+
+fn take_cache_salt(fields: &mut Fields) -> Result<Option<Arc<str>>, ApiError> {
+    match fields.take::<String>("cache_salt")? {
+        Some(salt) if salt.is_empty() || salt.len() > MAX_SALT_BYTES => Err(ApiError::invalid(
+            "cache_salt",
+            format!(
+                "cache_salt has {} bytes, it must have 1 to {MAX_SALT_BYTES}",
+                salt.len()
+            ),
+        )),
+        salt => Ok(salt.map(Arc::from)),
+    }
 }
 
 fn above_zero(name: &str, number: Option<f32>) -> Result<Option<f32>, ApiError> {

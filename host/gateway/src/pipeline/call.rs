@@ -64,6 +64,16 @@ impl Deadline {
         }
     }
 
+    /// The moment itself.
+    pub fn at(self) -> Instant {
+        self.at
+    }
+
+    /// The error of a request that did not end in time.
+    pub fn exceeded(self) -> ApiError {
+        ApiError::deadline(self.limit)
+    }
+
     /// Waits until the deadline has passed by `grace`.
     pub async fn passed(self, grace: Duration) {
         tokio::time::sleep_until((self.at + grace).into()).await;
@@ -79,7 +89,7 @@ impl Deadline {
     ) -> Result<T, ApiError> {
         match tokio::time::timeout_at(self.at.into(), work).await {
             Ok(result) => result,
-            Err(_) => Err(ApiError::deadline(self.limit)),
+            Err(_) => Err(self.exceeded()),
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gapura_engine::{
-    SampledToken, TextDelta, TextStream, TokenEvent, TokenId, TokenLogprobs, TokenStream, Usage,
+    EngineError, SampledToken, TextDelta, TextStream, TokenEvent, TokenId, TokenLogprobs,
+    TokenStream, Usage,
 };
 use gapura_plugin_runtime::{AnswerContext, Delta, FinishReason, Output, Responder, Run};
 
@@ -191,6 +192,9 @@ impl Choice {
                     gapura_engine::FinishReason::Length => FinishReason::Length,
                 })
                 .await?;
+            }
+            Some(TokenEvent::Failed(EngineError::DeadlineExceeded { .. })) => {
+                return Err(self.deadline.exceeded());
             }
             Some(TokenEvent::Failed(error)) => return Err(error.into()),
             None => return Err(ApiError::internal()),

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
-use gapura_engine::{GenerateRequest, SamplingParams, StopParams, TokenId};
+use gapura_engine::{
+    CacheParams, GenerateRequest, Lane, QueueParams, SamplingParams, StopParams, TokenId,
+};
 use gapura_plugin_runtime::{Chat, Sampling};
 
 use crate::config::{SamplingDefaults, SamplingLimits};
 use crate::error::ApiError;
 use crate::openai::sampling::Options;
+use crate::pipeline::call::Deadline;
 use crate::pipeline::prompt::Tokens;
 use crate::routing::Route;
 use crate::state::LoadedModel;
@@ -67,6 +70,7 @@ pub(super) fn plan(
     chat: &Chat,
     options: &Options,
     prompt: Tokens,
+    deadline: Deadline,
 ) -> Result<Plan, ApiError> {
     let info = model.engine.model();
     let is_unknown = |id: TokenId| id.0 as usize >= info.vocab_size;
@@ -76,7 +80,13 @@ pub(super) fn plan(
         return Err(ApiError::invalid(format!("logit_bias.{id}"), message));
     }
     let num_tokens = prompt.ids.len();
-    let max_tokens = max_tokens(&chat.sampling, route, num_tokens, info.context_length)?;
+    let room = Room {
+        num_prompt_tokens: num_tokens,
+        context_length: info.context_length,
+        num_choices: options.n,
+        tokens_each: model.engine.tokens_each(options.n as usize, num_tokens),
+    };
+    let max_tokens = room.max_tokens(&chat.sampling, route)?;
     if options.min_tokens > max_tokens {
         return Err(ApiError::invalid(
             "min_tokens",
@@ -114,6 +124,15 @@ pub(super) fn plan(
             },
             logprobs: options.logprobs,
             prompt_logprobs: options.prompt_logprobs,
+            queue: QueueParams {
+                tenant: chat.tenant.as_deref().map(Arc::from),
+                lane: Lane::Normal,
+                deadline: Some(deadline.at()),
+            },
+            cache: CacheParams {
+                salt: options.cache_salt.clone(),
+                prefix_tokens: prompt.num_prefix,
+            },
         },
     })
 }
@@ -139,34 +158,60 @@ impl Plan {
     }
 }
 
-/// What the client names must fit; what it leaves open takes the room that there is.
-fn max_tokens(
-    sampling: &Sampling,
-    route: &Route,
+/// What there is room for.
+struct Room {
     num_prompt_tokens: usize,
     context_length: usize,
-) -> Result<u32, ApiError> {
-    let limit = route.limits.max_tokens.unwrap_or(u32::MAX);
-    let room = context_length.saturating_sub(num_prompt_tokens);
-    let room = u32::try_from(room).unwrap_or(u32::MAX);
-    let asked = sampling.max_tokens.map(|asked| asked.min(limit));
-    let overflows = num_prompt_tokens > context_length || asked.unwrap_or(1) > room;
-    if overflows {
-        let asked = asked.unwrap_or(1);
-        return Err(ApiError::context_overflow(
-            context_length,
-            num_prompt_tokens,
-            asked,
-        ));
+    num_choices: u32,
+    /// Most tokens of prompt and answer that each of the answers can have at once.
+    tokens_each: usize,
+}
+
+impl Room {
+    /// What the client names must fit; what it leaves open takes the room that there is.
+    fn max_tokens(&self, sampling: &Sampling, route: &Route) -> Result<u32, ApiError> {
+        let limit = route.limits.max_tokens.unwrap_or(u32::MAX);
+        let beside_prompt = |tokens: usize| {
+            u32::try_from(tokens.saturating_sub(self.num_prompt_tokens)).unwrap_or(u32::MAX)
+        };
+        let room = beside_prompt(self.context_length);
+        let asked = sampling.max_tokens.map(|asked| asked.min(limit));
+        let overflows = self.num_prompt_tokens > self.context_length || asked.unwrap_or(1) > room;
+        if overflows {
+            return Err(ApiError::context_overflow(
+                self.context_length,
+                self.num_prompt_tokens,
+                asked.unwrap_or(1),
+            ));
+        }
+        let room_each = beside_prompt(self.tokens_each);
+        if self.num_choices > 1 && asked.unwrap_or(1) > room_each {
+            return Err(self.too_many_choices(asked.unwrap_or(1), room_each));
+        }
+        Ok(asked.unwrap_or_else(|| {
+            route
+                .sampling
+                .max_tokens
+                .unwrap_or(u32::MAX)
+                .min(limit)
+                .min(room_each)
+        }))
     }
-    Ok(asked.unwrap_or_else(|| {
-        route
-            .sampling
-            .max_tokens
-            .unwrap_or(u32::MAX)
-            .min(limit)
-            .min(room)
-    }))
+
+    /// One answer would fit, all of them together do not.
+    fn too_many_choices(&self, asked: u32, room_each: u32) -> ApiError {
+        let Self {
+            num_prompt_tokens,
+            num_choices,
+            ..
+        } = self;
+        let message = format!(
+            "n is {num_choices} and max_tokens {asked}, which is more than the KV cache holds \
+             beside a prompt of {num_prompt_tokens} tokens: at most {room_each} tokens for each \
+             of {num_choices} answers"
+        );
+        ApiError::invalid("n", message).with_code("kv_cache_exceeded")
+    }
 }
 
 /// Clients' values are in range already; those of plugins are brought into it.

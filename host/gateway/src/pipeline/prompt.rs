@@ -18,6 +18,9 @@ pub(super) struct Tokens {
     pub(super) ids: Vec<TokenId>,
     /// Stop strings of the template.
     pub(super) stop: Vec<String>,
+    /// Tokens before the template's last `prefix-end`: the same for other requests of the
+    /// route. 0 where it names none.
+    pub(super) num_prefix: usize,
 }
 
 /// Makes the prompt that `source` says.
@@ -38,6 +41,7 @@ pub(super) async fn tokens(
             return Ok(Tokens {
                 ids,
                 stop: Vec::new(),
+                num_prefix: 0,
             });
         }
         PromptSource::Tokens { .. } => return raw_text(model, chat, record).await,
@@ -50,8 +54,9 @@ pub(super) async fn tokens(
             ApiError::plugin(template(run.chain()), &problem, "plugin_control_token")
         })?;
     Ok(Tokens {
-        ids,
+        ids: ids.all,
         stop: prompt.stop,
+        num_prefix: ids.num_prefix,
     })
 }
 
@@ -76,6 +81,7 @@ async fn raw_text(
     Ok(Tokens {
         ids,
         stop: Vec::new(),
+        num_prefix: 0,
     })
 }
 
@@ -90,7 +96,7 @@ pub(crate) async fn text_tokens(
     record: &mut RequestRecord,
 ) -> Result<Vec<TokenId>, ApiError> {
     let ids = tokenize(model, vec![Segment::Text(text)], record).await?;
-    let ids = ids.map_err(|_| ApiError::internal())?;
+    let ids = ids.map_err(|_| ApiError::internal())?.all;
     let bos = model.engine.model().bos_token_id.filter(|_| with_bos);
     Ok(bos.into_iter().chain(ids).collect())
 }
@@ -107,12 +113,20 @@ fn text_of(chat: &Chat) -> String {
         .unwrap_or_default()
 }
 
+/// The tokens of a prompt.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    pub(super) all: Vec<TokenId>,
+    /// Those before the last `prefix-end`.
+    pub(super) num_prefix: usize,
+}
+
 /// The tokens of `segments`, or the name of a control token that the model does not have.
 async fn tokenize(
     model: &LoadedModel,
     segments: Vec<Segment>,
     record: &mut RequestRecord,
-) -> Result<Result<Vec<TokenId>, String>, ApiError> {
+) -> Result<Result<Ids, String>, ApiError> {
     let started = Instant::now();
     let num_bytes: usize = segments.iter().map(num_text_bytes).sum();
     let ids = if num_bytes <= MAX_INLINE_BYTES {
@@ -136,17 +150,18 @@ fn num_text_bytes(segment: &Segment) -> usize {
     }
 }
 
-/// Text with special tokens off, control tokens by name.
-fn encode(tokenizer: &Tokenizer, segments: &[Segment]) -> Result<Vec<TokenId>, String> {
-    let mut ids = Vec::new();
+/// Text with special tokens off, control tokens by name. The error is the name of one that
+/// the model does not have.
+pub(super) fn encode(tokenizer: &Tokenizer, segments: &[Segment]) -> Result<Ids, String> {
+    let mut ids = Ids::default();
     for segment in segments {
         match segment {
-            Segment::Text(text) => ids.extend(tokenizer.encode(text)),
+            Segment::Text(text) => ids.all.extend(tokenizer.encode(text)),
             Segment::Control(name) => {
-                ids.push(tokenizer.token_id(name).ok_or_else(|| name.clone())?);
+                ids.all
+                    .push(tokenizer.token_id(name).ok_or_else(|| name.clone())?);
             }
-            // Until the engine keeps prefixes.
-            Segment::PrefixEnd => {}
+            Segment::PrefixEnd => ids.num_prefix = ids.all.len(),
         }
     }
     Ok(ids)

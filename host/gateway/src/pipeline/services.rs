@@ -16,6 +16,19 @@ pub(super) fn services(state: &AppState, model: &LoadedModel) -> Services {
     }
 }
 
+/// The services of a chain that is run for its own sake: nobody's request, so that no metric
+/// counts it.
+pub(super) fn quiet(tokenizer: Tokenizer) -> Services {
+    struct Nobody;
+    impl CallObserver for Nobody {
+        fn observe(&self, _: &GuestCall<'_>) {}
+    }
+    Services {
+        tokens: Arc::new(Counter(tokenizer)),
+        observer: Arc::new(Nobody),
+    }
+}
+
 struct Counter(Tokenizer);
 
 impl TokenCounter for Counter {

@@ -52,7 +52,9 @@ async fn begin(
 ) -> Result<Begun<Shape>, ApiError> {
     let deadline = Deadline::after(state.server.request_timeout);
     let body = read_body(request, &state.server).await?;
-    let request = ChatRequest::parse(&body, state.server.max_messages)?;
+    let mut request = ChatRequest::parse(&body, state.server.max_messages)?;
+    let salt = request.options.cache_salt.as_deref();
+    request.options.cache_salt = target.caller.cache_salt(salt);
     let model: Arc<LoadedModel> = state.ready_model()?;
     let route = target.route(&state.routes.load(), request.model.as_deref())?;
     record.asked_by(

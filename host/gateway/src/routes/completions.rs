@@ -50,6 +50,8 @@ async fn begin(
     let deadline = Deadline::after(state.server.request_timeout);
     let body = read_body(request, &state.server).await?;
     let mut request = CompletionRequest::parse(&body)?;
+    let salt = request.options.cache_salt.as_deref();
+    request.options.cache_salt = target.caller.cache_salt(salt);
     let model = state.ready_model()?;
     let route = target.route(&state.routes.load(), request.model.as_deref())?;
     let default = DEFAULT_MAX_TOKENS.min(route.limits.max_tokens.unwrap_or(u32::MAX));

@@ -72,7 +72,11 @@ pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> Response {
         running: stats.running,
         waiting: stats.waiting,
         kv_blocks_used: [stats.full_blocks.used, stats.windowed_blocks.used],
+        kv_blocks_pinned: [stats.full_blocks.pinned, stats.windowed_blocks.pinned],
+        kv_blocks_cached: [stats.full_blocks.cached, stats.windowed_blocks.cached],
         kv_blocks_total: [stats.full_blocks.total, stats.windowed_blocks.total],
+        prefix_query_tokens: stats.prefix_query_tokens,
+        prefix_hit_tokens: stats.prefix_hit_tokens,
         preemptions: stats.preemptions,
     });
     let content_type = (

@@ -28,7 +28,11 @@ pub struct Metrics {
     requests_waiting: IntGauge,
     kv_blocks_used: IntGaugeVec,
     kv_blocks_total: IntGaugeVec,
+    kv_blocks_pinned: IntGaugeVec,
+    kv_blocks_cached: IntGaugeVec,
     kv_usage: Gauge,
+    prefix_query_tokens: IntCounter,
+    prefix_hit_tokens: IntCounter,
     preemptions: IntCounter,
     model_loaded: IntGauge,
     plugin_calls: IntCounterVec,
@@ -51,8 +55,16 @@ pub struct EngineGauges {
     pub waiting: usize,
     /// Blocks in use: full group, windowed group.
     pub kv_blocks_used: [usize; 2],
+    /// Blocks kept for templates alone: full group, windowed group.
+    pub kv_blocks_pinned: [usize; 2],
+    /// Blocks kept in case: full group, windowed group.
+    pub kv_blocks_cached: [usize; 2],
     /// Blocks that there are: full group, windowed group.
     pub kv_blocks_total: [usize; 2],
+    /// Prompt tokens of admitted requests since the start.
+    pub prefix_query_tokens: u64,
+    /// Those of them that were there already.
+    pub prefix_hit_tokens: u64,
     /// Since the start.
     pub preemptions: u64,
 }
@@ -113,14 +125,15 @@ impl Metrics {
             requests_waiting: registered(&registry, int_gauge(names::REQUESTS_WAITING)),
             kv_blocks_used: int_gauges(&registry, names::KV_BLOCKS_USED, &["group"]),
             kv_blocks_total: int_gauges(&registry, names::KV_BLOCKS_TOTAL, &["group"]),
+            kv_blocks_pinned: int_gauges(&registry, names::KV_BLOCKS_PINNED, &["group"]),
+            kv_blocks_cached: int_gauges(&registry, names::KV_BLOCKS_CACHED, &["group"]),
+            prefix_query_tokens: counter(&registry, names::PREFIX_QUERY_TOKENS),
+            prefix_hit_tokens: counter(&registry, names::PREFIX_HIT_TOKENS),
             kv_usage: registered(
                 &registry,
                 Gauge::with_opts(opts(names::KV_USAGE)).expect(VALID),
             ),
-            preemptions: registered(
-                &registry,
-                IntCounter::with_opts(opts(names::PREEMPTIONS)).expect(VALID),
-            ),
+            preemptions: counter(&registry, names::PREEMPTIONS),
             model_loaded: registered(&registry, int_gauge(names::MODEL_LOADED)),
             plugin_calls: counters(
                 &registry,
@@ -167,18 +180,28 @@ impl Metrics {
         self.requests_running.set(engine.running as i64);
         self.requests_waiting.set(engine.waiting as i64);
         for (index, group) in ["full", "windowed"].into_iter().enumerate() {
-            let used = engine.kv_blocks_used[index] as i64;
-            let total = engine.kv_blocks_total[index] as i64;
-            self.kv_blocks_used.with_label_values(&[group]).set(used);
-            self.kv_blocks_total.with_label_values(&[group]).set(total);
+            for (gauge, blocks) in [
+                (&self.kv_blocks_used, engine.kv_blocks_used),
+                (&self.kv_blocks_pinned, engine.kv_blocks_pinned),
+                (&self.kv_blocks_cached, engine.kv_blocks_cached),
+                (&self.kv_blocks_total, engine.kv_blocks_total),
+            ] {
+                let blocks = blocks[index] as i64;
+                gauge.with_label_values(&[group]).set(blocks);
+            }
         }
         let fullest = std::iter::zip(engine.kv_blocks_used, engine.kv_blocks_total)
             .filter(|(_, total)| *total > 0)
             .map(|(used, total)| used as f64 / total as f64)
             .fold(0.0, f64::max);
         self.kv_usage.set(fullest);
-        self.preemptions
-            .inc_by(engine.preemptions.saturating_sub(self.preemptions.get()));
+        for (counter, total) in [
+            (&self.preemptions, engine.preemptions),
+            (&self.prefix_query_tokens, engine.prefix_query_tokens),
+            (&self.prefix_hit_tokens, engine.prefix_hit_tokens),
+        ] {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&self.registry.gather(), &mut text)
@@ -249,6 +272,10 @@ fn int_gauge(name: Name) -> IntGauge {
 
 fn int_gauges(registry: &Registry, name: Name, labels: &[&str]) -> IntGaugeVec {
     registered(registry, IntGaugeVec::new(opts(name), labels).expect(VALID))
+}
+
+fn counter(registry: &Registry, name: Name) -> IntCounter {
+    registered(registry, IntCounter::with_opts(opts(name)).expect(VALID))
 }
 
 fn counters(registry: &Registry, name: Name, labels: &[&str]) -> IntCounterVec {

@@ -54,6 +54,14 @@ names! {
         "KV cache blocks that there are, by group.";
     KV_USAGE = "gapura_kv_cache_usage_ratio",
         "Share of the KV cache in use, 0 to 1.";
+    KV_BLOCKS_PINNED = "gapura_kv_blocks_pinned",
+        "KV blocks kept for the prefixes of templates, and held by no sequence, by group.";
+    KV_BLOCKS_CACHED = "gapura_kv_blocks_cached",
+        "KV blocks kept for requests that begin alike, until their place is needed, by group.";
+    PREFIX_QUERY_TOKENS = "gapura_prefix_cache_query_tokens_total",
+        "Prompt tokens of the requests that were admitted.";
+    PREFIX_HIT_TOKENS = "gapura_prefix_cache_hit_tokens_total",
+        "Prompt tokens of the requests that were admitted whose keys and values were already there.";
     PREEMPTIONS = "gapura_preemptions_total",
         "Sequences whose KV blocks were taken back to be computed again.";
     MODEL_LOADED = "gapura_model_loaded",

@@ -116,7 +116,11 @@ fn the_engine_is_shown_as_it_is_at_the_scrape() {
         running: 3,
         waiting: 2,
         kv_blocks_used: [25, 10],
+        kv_blocks_pinned: [3, 2],
+        kv_blocks_cached: [7, 0],
         kv_blocks_total: [100, 20],
+        prefix_query_tokens: 900,
+        prefix_hit_tokens: 640,
         preemptions: 4,
     };
     metrics.scrape(&gauges);
@@ -127,5 +131,9 @@ fn the_engine_is_shown_as_it_is_at_the_scrape() {
     assert_eq!(samples["gapura_requests_waiting"], 2.0);
     assert_eq!(samples["gapura_kv_blocks_used{group=\"full\"}"], 25.0);
     assert_eq!(samples["gapura_kv_cache_usage_ratio"], 0.5);
+    assert_eq!(samples["gapura_kv_blocks_pinned{group=\"windowed\"}"], 2.0);
+    assert_eq!(samples["gapura_kv_blocks_cached{group=\"full\"}"], 7.0);
+    assert_eq!(samples["gapura_prefix_cache_query_tokens_total"], 900.0);
+    assert_eq!(samples["gapura_prefix_cache_hit_tokens_total"], 640.0);
     assert_eq!(samples["gapura_preemptions_total"], 4.0);
 }
