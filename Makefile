@@ -85,7 +85,10 @@ soak: build models ## Random mixed traffic for half an hour (SECONDS=): no leak,
 verify-llamacpp: build models ## Compare logprobs and greedy tokens with llama.cpp on the same files
 	python3 tests/verify/llamacpp.py
 
+bench-latency: models ## Time to the first token with a known prefix, and what a long prompt does to running streams
+	python3 tests/bench/latency.py
+
 bench-cpu: build models ## Decode and prefill speed beside llama.cpp: table, and JSON
 	python3 tests/bench/cpu.py
 
-.PHONY: help demo test check-tools plugins build models lint deny mutants soak verify-llamacpp bench-cpu
+.PHONY: help demo test check-tools plugins build models lint deny mutants soak verify-llamacpp bench-cpu bench-latency
