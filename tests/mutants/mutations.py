@@ -189,7 +189,7 @@ MUTATIONS = [
     ),
     dict(
         name="system message dropped",
-        edits=[("plugins/gemma-chat/src/turns.rs", "                    system.push(text);\n", "")],
+        edits=[("plugins/gemma-chat/src/turns.rs", "if !trim(&text).is_empty() {", "if trim(&text) == \"system\" {")],
         suite="plugins",
         tests=["system"],
     ),
