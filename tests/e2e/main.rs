@@ -11,6 +11,7 @@ mod moments;
 mod plugins;
 mod prefix;
 mod process;
+mod restarts;
 mod stream;
 mod surface;
 mod swap;

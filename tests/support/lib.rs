@@ -54,6 +54,17 @@ impl Server {
     /// A server whose model is still loading, until [`load`](Self::load).
     pub fn loading(toml: &str, runner: SimRunner, engine: EngineConfig) -> Self {
         let engine = Engine::start(Box::new(runner), engine).expect("the engine starts");
+        Self::loading_over(toml, engine)
+    }
+
+    /// A server over an engine that runs already.
+    pub fn over(toml: &str, engine: Engine) -> Self {
+        let server = Self::loading_over(toml, engine);
+        server.load();
+        server
+    }
+
+    fn loading_over(toml: &str, engine: Engine) -> Self {
         let (environment, flags) = (Environment::default(), Overrides::default());
         let config = Config::parse(None, toml, &environment, &flags).expect("a right config");
         let server = config.server.clone();

@@ -17,14 +17,14 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
-    engine_loop::{Command, EngineLoop, Submission},
+    engine_loop::{Command, EngineLoop, Submission, Supply},
     error::{EngineError, StartError},
     kv_cache::PlanDemand,
     request::{GenerateRequest, TokenId},
-    runner::{KvPlan, ModelInfo, ModelRunner},
+    runner::{KvPlan, ModelInfo, ModelRunner, RunnerFactory},
     scheduler::SchedulerLimits,
     sequence::SequenceId,
     stats::{EngineStats, SharedStats},
@@ -110,8 +110,27 @@ impl Engine {
     /// # Errors
     /// [`StartError`] if a limit is zero, the KV budget too small, the allocation fails or
     /// there is no thread to be had.
-    pub fn start(
+    pub fn start(runner: Box<dyn ModelRunner>, config: EngineConfig) -> Result<Self, StartError> {
+        Self::start_with(runner, None, config)
+    }
+
+    /// As [`start`](Self::start), and a runner that panics is replaced by what `factory`
+    /// makes: the requests of its step fail, the others are computed again. Restarts come
+    /// with growing pauses, and at most eight in five minutes; then the engine is dead.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_supervised(
+        runner: Box<dyn ModelRunner>,
+        factory: RunnerFactory,
+        config: EngineConfig,
+    ) -> Result<Self, StartError> {
+        Self::start_with(runner, Some(factory), config)
+    }
+
+    fn start_with(
         mut runner: Box<dyn ModelRunner>,
+        factory: Option<RunnerFactory>,
         config: EngineConfig,
     ) -> Result<Self, StartError> {
         config.check()?;
@@ -148,16 +167,18 @@ impl Engine {
             .name("gapura-engine".into())
             .spawn(move || {
                 let stats = Arc::clone(&thread_stats);
+                let supply = Supply { runner, factory };
+                let mut engine_loop =
+                    EngineLoop::new(supply, limits, layout, plan, thread_dropped, thread_stats);
                 // The loop survives a runner's panic by itself; this catches a defect of
                 // our own, so that health checks and waiting clients learn of it.
-                let outcome = catch_unwind(AssertUnwindSafe(move || {
-                    EngineLoop::new(runner, limits, layout, plan, thread_dropped, thread_stats)
-                        .run(&received);
-                }));
-                stats.set_dead();
-                if outcome.is_err() {
-                    error!("the engine thread panicked; no request can be served any more");
+                while let Err(panic) = catch_unwind(AssertUnwindSafe(|| engine_loop.run(&received)))
+                {
+                    if !engine_loop.recover(&*panic) {
+                        break;
+                    }
                 }
+                stats.set_dead();
                 drop(ended_sender);
             })
             .map_err(StartError::Thread)?;

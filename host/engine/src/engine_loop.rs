@@ -2,6 +2,7 @@
 //! together and the runner run them, draws tokens and tells the clients.
 
 mod draw;
+mod restart;
 
 use std::{
     collections::HashMap,
@@ -15,14 +16,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use restart::{Next, Restarts};
 use tokio::sync::mpsc::Sender;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use crate::{
     error::EngineError,
     kv_cache::BlockDemand,
     request::{GenerateRequest, TokenEvent},
-    runner::{Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, RunnerError, StepOutput},
+    runner::{
+        Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, RunnerError, RunnerFactory, StepOutput,
+    },
     scheduler::{Scheduler, SchedulerLimits, Step},
     sequence::SequenceId,
     stats::{QueueSlot, SharedStats, SharedUsage},
@@ -38,6 +42,9 @@ const IDLE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long it sleeps when every sequence waits for its client to read.
 const PAUSED_WAIT: Duration = Duration::from_millis(2);
+
+/// How often a thread without a runner looks whether it may make one.
+const RESTART_WAIT: Duration = Duration::from_millis(20);
 
 /// What handles tell the thread.
 pub(crate) enum Command {
@@ -64,9 +71,20 @@ struct Client {
     slot: Option<QueueSlot>,
 }
 
+/// A runner, its KV cache allocated, and what makes others of its kind.
+pub(crate) struct Supply {
+    pub(crate) runner: Box<dyn ModelRunner>,
+    pub(crate) factory: Option<RunnerFactory>,
+}
+
 /// The state of the thread.
 pub(crate) struct EngineLoop {
-    runner: Box<dyn ModelRunner>,
+    /// `None` after a panic, until the next one is made.
+    runner: Option<Box<dyn ModelRunner>>,
+    restarts: Restarts,
+    layout: KvLayout,
+    plan: KvPlan,
+    limits: SchedulerLimits,
     scheduler: Scheduler,
     clients: HashMap<SequenceId, Client>,
     dropped: DroppedStreams,
@@ -88,11 +106,15 @@ enum Turn {
     AllPaused,
     /// There is no request.
     Idle,
+    /// There is no runner.
+    NoRunner,
+    /// There is no runner and there will be none.
+    Dead,
 }
 
 impl EngineLoop {
     pub(crate) fn new(
-        runner: Box<dyn ModelRunner>,
+        supply: Supply,
         limits: SchedulerLimits,
         layout: KvLayout,
         plan: KvPlan,
@@ -100,8 +122,12 @@ impl EngineLoop {
         stats: Arc<SharedStats>,
     ) -> Self {
         Self {
-            runner,
-            scheduler: Scheduler::new(limits, &layout, plan),
+            runner: Some(supply.runner),
+            restarts: Restarts::new(supply.factory, Instant::now()),
+            layout,
+            plan,
+            scheduler: Scheduler::new(limits.clone(), &layout, plan),
+            limits,
             clients: HashMap::new(),
             dropped,
             stats,
@@ -112,7 +138,7 @@ impl EngineLoop {
     }
 
     /// Works until it is told to end or no handle is left, and all requests have ended.
-    pub(crate) fn run(mut self, commands: &Receiver<Command>) {
+    pub(crate) fn run(&mut self, commands: &Receiver<Command>) {
         let mut turn = Turn::Idle;
         loop {
             // Taken before commands are: a stream is dropped after its request was sent, so
@@ -132,9 +158,29 @@ impl EngineLoop {
         }
     }
 
+    /// After a panic of this loop itself, whose bookkeeping may now be wrong: every request
+    /// that it knew fails and it begins anew, if there is a factory. False if there is none.
+    pub(crate) fn recover(&mut self, panic: &(dyn std::any::Any + Send)) -> bool {
+        let message = format!("the engine panicked: {}", panic_message(panic));
+        error!(message);
+        for (_, client) in self.clients.drain() {
+            let message = message.clone();
+            fail(&client.events, EngineError::Step { message });
+        }
+        self.scheduler = Scheduler::new(self.limits.clone(), &self.layout, self.plan);
+        // A step may be under way in it.
+        self.lose_runner();
+        self.restarts.are_possible()
+    }
+
     /// One turn: every name is a step of its own.
     fn step(&mut self) -> Turn {
         self.expire();
+        if self.runner.is_none() {
+            let turn = self.restart();
+            self.publish();
+            return turn;
+        }
         let step = self.schedule();
         if step.ids.is_empty() {
             self.publish();
@@ -150,7 +196,12 @@ impl EngineLoop {
                 self.deliver(events);
                 self.count(&step);
             }
-            Err(error) => self.fail_step(&step, &error),
+            Err(error) => {
+                self.fail_step(&step, &error);
+                if self.runner.is_none() {
+                    self.scheduler.lose_kv(&self.layout, self.plan);
+                }
+            }
         }
         self.publish();
         Turn::Step
@@ -163,6 +214,8 @@ impl EngineLoop {
             Turn::Step => None,
             Turn::AllPaused => Some(commands.recv_timeout(PAUSED_WAIT)),
             Turn::Idle => Some(commands.recv_timeout(self.idle_wait())),
+            Turn::NoRunner => Some(commands.recv_timeout(RESTART_WAIT)),
+            Turn::Dead => return false,
         };
         let mut no_handle_left = matches!(first, Some(Err(RecvTimeoutError::Disconnected)));
         if let Some(Ok(command)) = first {
@@ -261,18 +314,28 @@ impl EngineLoop {
         }
     }
 
-    /// Runs a step. A panic of the runner is a failed step like any other.
+    /// Runs a step. A panic of the runner fails the step, and the runner is gone if there can
+    /// be another one.
     fn execute(&mut self, batch: &Batch) -> Result<StepOutput, RunnerError> {
-        let runner = &mut self.runner;
-        let output = catch_unwind(AssertUnwindSafe(|| {
+        let Some(runner) = &mut self.runner else {
+            return Err(RunnerError {
+                message: "there is no runner".into(),
+            });
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
             runner.submit(batch)?;
             runner.collect()
-        }))
-        .unwrap_or_else(|panic| {
-            Err(RunnerError {
-                message: format!("the runner panicked: {}", panic_message(&*panic)),
-            })
-        })?;
+        }));
+        let output = match outcome {
+            Ok(output) => output?,
+            Err(panic) => {
+                if self.restarts.are_possible() {
+                    self.lose_runner();
+                }
+                let message = format!("the runner panicked: {}", panic_message(&*panic));
+                return Err(RunnerError { message });
+            }
+        };
         let wanted = batch.sequences.iter().map(BatchSequence::num_output_rows);
         if !output.rows.iter().map(Vec::len).eq(wanted) {
             return Err(RunnerError {
@@ -280,6 +343,48 @@ impl EngineLoop {
             });
         }
         Ok(output)
+    }
+
+    /// Lets the runner go, which frees its KV cache.
+    fn lose_runner(&mut self) {
+        let runner = self.runner.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(runner))).is_err() {
+            error!("the runner panicked once more when it was dropped");
+        }
+        self.restarts.note_loss(Instant::now());
+        self.stats.restarting.store(true, Relaxed);
+    }
+
+    /// Makes a new runner, if it is time.
+    fn restart(&mut self) -> Turn {
+        let now = Instant::now();
+        match self.restarts.next(now) {
+            Next::Wait => return Turn::NoRunner,
+            Next::GiveUp => {
+                error!("the runner failed too often; no request can be served any more");
+                return Turn::Dead;
+            }
+            Next::Restart => {}
+        }
+        let plan = self.plan;
+        let made = self.restarts.make(now).and_then(|mut runner| {
+            runner.allocate_kv(plan)?;
+            Ok(runner)
+        });
+        match made {
+            Ok(runner) => {
+                self.runner = Some(runner);
+                self.stats.restarts.fetch_add(1, Relaxed);
+                self.stats.restarting.store(false, Relaxed);
+                info!(took = ?now.elapsed(), "made a new runner");
+                Turn::Step
+            }
+            Err(cause) => {
+                error!(%cause, "cannot make a new runner");
+                self.restarts.note_loss(now);
+                Turn::NoRunner
+            }
+        }
     }
 
     fn deliver(&mut self, events: Vec<(SequenceId, TokenEvent)>) {

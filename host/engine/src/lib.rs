@@ -33,7 +33,8 @@ pub use request::{
 };
 pub use runner::{
     BLOCK_TOKENS, Batch, BatchSequence, BlockId, CpuModel, CpuOptions, CpuRunner, KvLayout, KvPlan,
-    ModelInfo, ModelRunner, OutputRows, RowOutput, RunnerError, SamplingInput, StepOutput,
+    ModelInfo, ModelRunner, OutputRows, RowOutput, RunnerError, RunnerFactory, SamplingInput,
+    StepOutput,
 };
 pub use stats::{BlockUsage, EngineStats};
 pub use text_stream::{Detokenizer, TextDelta, TextStream};

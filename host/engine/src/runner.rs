@@ -146,6 +146,10 @@ pub struct RunnerError {
     pub message: String,
 }
 
+/// Makes a runner of the same model again, from what is still mapped or otherwise at hand.
+/// Called on the engine thread, after the old runner is gone.
+pub type RunnerFactory = Box<dyn FnMut() -> Result<Box<dyn ModelRunner>, RunnerError> + Send>;
+
 /// A loaded model on a device. Owned by the engine thread, which alone calls it.
 pub trait ModelRunner: Send {
     /// What is loaded.

@@ -232,6 +232,14 @@ impl Scheduler {
         events
     }
 
+    /// All keys and values are gone: everything is to be computed again, in new pools.
+    pub(crate) fn lose_kv(&mut self, layout: &KvLayout, plan: KvPlan) {
+        while let Some(newest) = self.running.len().checked_sub(1) {
+            self.preempt(newest);
+        }
+        self.kv = KvCache::new(layout, plan);
+    }
+
     /// A sequence that is part of the current step.
     pub(crate) fn running_sequence(&self, id: SequenceId) -> Option<&Sequence> {
         self.running_index(id).map(|index| &self.running[index])

@@ -28,6 +28,10 @@ pub struct EngineStats {
     pub failed_steps: u64,
     /// Failed steps since the last one that succeeded.
     pub failed_steps_in_a_row: u64,
+    /// Runners made anew after one panicked.
+    pub restarts: u64,
+    /// A runner was lost and its successor is not there yet.
+    pub restarting: bool,
     /// Sequences that gave back their blocks to be computed again later.
     pub preemptions: u64,
     /// Prompt tokens of the requests that got a seat.
@@ -72,6 +76,8 @@ pub(crate) struct SharedStats {
     pub(crate) steps: AtomicU64,
     pub(crate) failed_steps: AtomicU64,
     pub(crate) failed_steps_in_a_row: AtomicU64,
+    pub(crate) restarts: AtomicU64,
+    pub(crate) restarting: AtomicBool,
     pub(crate) preemptions: AtomicU64,
     pub(crate) prefix_query_tokens: AtomicU64,
     pub(crate) prefix_hit_tokens: AtomicU64,
@@ -123,6 +129,8 @@ impl SharedStats {
             steps: AtomicU64::new(0),
             failed_steps: AtomicU64::new(0),
             failed_steps_in_a_row: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            restarting: AtomicBool::new(false),
             preemptions: AtomicU64::new(0),
             prefix_query_tokens: AtomicU64::new(0),
             prefix_hit_tokens: AtomicU64::new(0),
@@ -163,6 +171,8 @@ impl SharedStats {
             steps: self.steps.load(Relaxed),
             failed_steps: self.failed_steps.load(Relaxed),
             failed_steps_in_a_row: self.failed_steps_in_a_row.load(Relaxed),
+            restarts: self.restarts.load(Relaxed),
+            restarting: self.restarting.load(Relaxed),
             preemptions: self.preemptions.load(Relaxed),
             prefix_query_tokens: self.prefix_query_tokens.load(Relaxed),
             prefix_hit_tokens: self.prefix_hit_tokens.load(Relaxed),

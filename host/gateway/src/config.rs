@@ -72,6 +72,8 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// Between comment lines in a stream that has nothing to say.
     pub keep_alive: Duration,
+    /// How old the engine's last sign of life may be.
+    pub stall: Duration,
     /// Origins that browsers may call from; `*` is any.
     pub cors_allow_origins: Vec<String>,
     /// Requests per minute and key (or for all together, without keys).

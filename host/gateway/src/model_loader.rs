@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use gapura_engine::{
-    CpuModel, CpuOptions, CpuRunner, Engine, EngineConfig, ModelRunner, Tokenizer,
+    CpuModel, CpuOptions, CpuRunner, Engine, EngineConfig, ModelRunner, RunnerFactory, Tokenizer,
     hub::{self, ModelLocation, PullOptions, PullProgress},
     sim::{SimLatency, SimRunner, sim_tokenizer},
 };
@@ -25,7 +25,7 @@ pub const SIM: &str = "sim";
 /// # Errors
 /// One that says what is wrong with the source, its files, or the machine.
 pub fn load(config: &Config) -> anyhow::Result<LoadedModel> {
-    let (runner, tokenizer) = runner(config)?;
+    let (runner, factory, tokenizer) = runner(config)?;
     let defaults = EngineConfig::default();
     let engine = EngineConfig {
         max_num_seqs: config.engine.max_num_seqs.get(),
@@ -36,11 +36,12 @@ pub fn load(config: &Config) -> anyhow::Result<LoadedModel> {
         context_length: config.model.context_length.map(NonZeroUsize::get),
         prefix_cache: config.engine.prefix_cache,
     };
-    let engine = Engine::start(runner, engine).context("cannot start the engine")?;
+    let engine =
+        Engine::start_supervised(runner, factory, engine).context("cannot start the engine")?;
     Ok(LoadedModel { engine, tokenizer })
 }
 
-fn runner(config: &Config) -> anyhow::Result<(Box<dyn ModelRunner>, Tokenizer)> {
+fn runner(config: &Config) -> anyhow::Result<(Box<dyn ModelRunner>, RunnerFactory, Tokenizer)> {
     let source = config
         .model
         .source
@@ -51,8 +52,8 @@ fn runner(config: &Config) -> anyhow::Result<(Box<dyn ModelRunner>, Tokenizer)> 
             per_decode_step: config.engine.sim_step,
             ..SimLatency::default()
         };
-        let runner = SimRunner::default().with_latency(latency);
-        return Ok((Box::new(runner), sim_tokenizer()));
+        let runner = move || Box::new(SimRunner::default().with_latency(latency));
+        return Ok((runner(), Box::new(move || Ok(runner())), sim_tokenizer()));
     }
     if config.model.device == Device::Cuda {
         bail!(
@@ -64,9 +65,12 @@ fn runner(config: &Config) -> anyhow::Result<(Box<dyn ModelRunner>, Tokenizer)> 
         threads: config.model.threads.map(NonZeroUsize::get),
     };
     let CpuModel {
-        runner, tokenizer, ..
+        runner,
+        tokenizer,
+        factory,
+        ..
     } = CpuRunner::load(&locate(source, &config.model)?, options)?;
-    Ok((Box::new(runner), tokenizer))
+    Ok((Box::new(runner), factory, tokenizer))
 }
 
 /// Where the model `source` lies on this machine, once it has been fetched if need be.

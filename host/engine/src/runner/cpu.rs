@@ -7,7 +7,9 @@ use std::{collections::VecDeque, path::Path};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::{Batch, KvPlan, ModelInfo, ModelRunner, RowOutput, RunnerError, StepOutput};
+use super::{
+    Batch, KvPlan, ModelInfo, ModelRunner, RowOutput, RunnerError, RunnerFactory, StepOutput,
+};
 use crate::{
     checkpoint::Checkpoint,
     error::LoadError,
@@ -31,6 +33,9 @@ pub struct CpuModel {
     pub tokenizer: Tokenizer,
     /// The model's own chat template (Jinja), where the files have one.
     pub chat_template: Option<String>,
+    /// Makes the runner again over the same map of the files, for
+    /// [`Engine::start_supervised`](crate::Engine::start_supervised).
+    pub factory: RunnerFactory,
 }
 
 /// A decoder on the CPU. Linear layers see the tokens of the whole batch at once, so that
@@ -63,6 +68,10 @@ impl CpuRunner {
             runner,
             tokenizer,
             chat_template: checkpoint.chat_template().map(str::to_owned),
+            factory: Box::new(move || {
+                let runner = Self::new(&checkpoint, options).map_err(runner_error)?;
+                Ok(Box::new(runner))
+            }),
         })
     }
 

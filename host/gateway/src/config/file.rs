@@ -70,6 +70,9 @@ pub struct ServerSection {
     pub drain_timeout_seconds: f64,
     /// Seconds of silence in a stream before a comment line keeps it open. Default 10.
     pub keep_alive_seconds: f64,
+    /// Seconds without a sign of life from the engine, which gives one every step, until
+    /// `/readyz` answers 503. Default 60.
+    pub stall_seconds: f64,
     /// Origins that browsers may call from, `["*"]` for any. Default none.
     pub cors_allow_origins: Vec<String>,
     /// Requests per minute for each key, or for all callers together where there are no keys;
@@ -89,6 +92,7 @@ impl Default for ServerSection {
             header_timeout_seconds: 60.0,
             drain_timeout_seconds: 30.0,
             keep_alive_seconds: 10.0,
+            stall_seconds: 60.0,
             cors_allow_origins: Vec::new(),
             max_requests_per_minute: None,
         }

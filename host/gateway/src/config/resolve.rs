@@ -69,6 +69,7 @@ fn check_server(server: &ServerSection, document: &Document<'_>) -> Result<(), C
         ("body_timeout_seconds", server.body_timeout_seconds),
         ("header_timeout_seconds", server.header_timeout_seconds),
         ("keep_alive_seconds", server.keep_alive_seconds),
+        ("stall_seconds", server.stall_seconds),
     ] {
         if !(seconds > 0.0 && seconds <= 86_400.0) {
             let message = format!("`{name}` is {seconds}; it must be above 0 and up to 86400");
@@ -335,6 +336,7 @@ fn resolve_server(server: ServerSection) -> ServerConfig {
         header_timeout: Duration::from_secs_f64(server.header_timeout_seconds),
         drain_timeout: Duration::from_secs_f64(server.drain_timeout_seconds),
         keep_alive: Duration::from_secs_f64(server.keep_alive_seconds),
+        stall: Duration::from_secs_f64(server.stall_seconds),
         cors_allow_origins: server.cors_allow_origins,
         max_requests_per_minute: server.max_requests_per_minute,
     }

@@ -14,10 +14,6 @@ use crate::state::AppState;
 use crate::telemetry::EngineGauges;
 use crate::version;
 
-/// An engine that has not gone around its loop for so long is stuck: one step on the slowest
-/// machine takes less.
-const MAX_HEARTBEAT_AGE: Duration = Duration::from_secs(60);
-
 /// `GET /health`: 200 once the model answers, with what is running.
 pub(crate) async fn health(State(state): State<Arc<AppState>>) -> Response {
     let model = state.model.get();
@@ -26,7 +22,9 @@ pub(crate) async fn health(State(state): State<Arc<AppState>>) -> Response {
         Condition::Loading => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
         Condition::Failed => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
         Condition::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        Condition::Stuck => (StatusCode::SERVICE_UNAVAILABLE, "stuck"),
+        Condition::Stuck(_) => (StatusCode::SERVICE_UNAVAILABLE, "stuck"),
+        Condition::Restarting => (StatusCode::SERVICE_UNAVAILABLE, "restarting"),
+        Condition::Dead => (StatusCode::SERVICE_UNAVAILABLE, "dead"),
     };
     let body = json!({
         "status": word,
@@ -52,9 +50,18 @@ pub(crate) async fn readyz(State(state): State<Arc<AppState>>) -> Result<&'stati
         Condition::Loading => Err(ApiError::loading()),
         Condition::Failed => Err(ApiError::model_failed()),
         Condition::Draining => Err(ApiError::draining()),
-        Condition::Stuck => {
-            let message = "the engine does not move";
+        Condition::Stuck(age) => {
+            let message = format!("the engine has not moved for {} s", age.as_secs());
             Err(ApiError::unavailable(message, Duration::from_secs(10)).with_code("engine_stuck"))
+        }
+        Condition::Restarting => {
+            let message = "the engine is being restarted after a failure";
+            let error = ApiError::unavailable(message, Duration::from_secs(1));
+            Err(error.with_code("engine_restarting"))
+        }
+        Condition::Dead => {
+            let message = "the engine has failed for good; only a restart of the server helps";
+            Err(ApiError::unavailable(message, Duration::from_secs(60)).with_code("engine_dead"))
         }
     }
 }
@@ -78,6 +85,7 @@ pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> Response {
         prefix_query_tokens: stats.prefix_query_tokens,
         prefix_hit_tokens: stats.prefix_hit_tokens,
         preemptions: stats.preemptions,
+        restarts: stats.restarts,
     });
     let content_type = (
         header::CONTENT_TYPE,
@@ -91,7 +99,12 @@ enum Condition {
     Failed,
     Draining,
     Loading,
-    Stuck,
+    /// The engine has failed for good.
+    Dead,
+    /// Its runner is being made anew.
+    Restarting,
+    /// For so long.
+    Stuck(Duration),
     Ready,
 }
 
@@ -104,9 +117,12 @@ fn condition(state: &AppState) -> Condition {
     }
     match state.model.get().map(|model| model.engine.stats()) {
         None => Condition::Loading,
-        Some(stats) if !stats.alive || stats.since_heartbeat > MAX_HEARTBEAT_AGE => {
-            Condition::Stuck
+        Some(stats) if !stats.alive => Condition::Dead,
+        // Making a runner is no step, but it too must come to an end.
+        Some(stats) if stats.since_heartbeat > state.server.stall => {
+            Condition::Stuck(stats.since_heartbeat)
         }
+        Some(stats) if stats.restarting => Condition::Restarting,
         Some(_) => Condition::Ready,
     }
 }

@@ -34,6 +34,7 @@ pub struct Metrics {
     prefix_query_tokens: IntCounter,
     prefix_hit_tokens: IntCounter,
     preemptions: IntCounter,
+    restarts: IntCounter,
     model_loaded: IntGauge,
     plugin_calls: IntCounterVec,
     plugin_failures: IntCounterVec,
@@ -67,6 +68,8 @@ pub struct EngineGauges {
     pub prefix_hit_tokens: u64,
     /// Since the start.
     pub preemptions: u64,
+    /// Since the start.
+    pub restarts: u64,
 }
 
 /// The labels that OpenTelemetry requires on every `gen_ai` series.
@@ -134,6 +137,7 @@ impl Metrics {
                 Gauge::with_opts(opts(names::KV_USAGE)).expect(VALID),
             ),
             preemptions: counter(&registry, names::PREEMPTIONS),
+            restarts: counter(&registry, names::RESTARTS),
             model_loaded: registered(&registry, int_gauge(names::MODEL_LOADED)),
             plugin_calls: counters(
                 &registry,
@@ -197,6 +201,7 @@ impl Metrics {
         self.kv_usage.set(fullest);
         for (counter, total) in [
             (&self.preemptions, engine.preemptions),
+            (&self.restarts, engine.restarts),
             (&self.prefix_query_tokens, engine.prefix_query_tokens),
             (&self.prefix_hit_tokens, engine.prefix_hit_tokens),
         ] {

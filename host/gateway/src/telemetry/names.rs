@@ -64,6 +64,8 @@ names! {
         "Prompt tokens of the requests that were admitted whose keys and values were already there.";
     PREEMPTIONS = "gapura_preemptions_total",
         "Sequences whose KV blocks were taken back to be computed again.";
+    RESTARTS = "gapura_engine_restarts_total",
+        "Times that the model's runner was made anew after a panic.";
     MODEL_LOADED = "gapura_model_loaded",
         "1 once the model answers.";
     PLUGIN_CALLS = "gapura_plugin_calls_total",

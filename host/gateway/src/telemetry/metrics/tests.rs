@@ -122,6 +122,7 @@ fn the_engine_is_shown_as_it_is_at_the_scrape() {
         prefix_query_tokens: 900,
         prefix_hit_tokens: 640,
         preemptions: 4,
+        restarts: 1,
     };
     metrics.scrape(&gauges);
     let text = metrics.scrape(&gauges);
@@ -136,4 +137,5 @@ fn the_engine_is_shown_as_it_is_at_the_scrape() {
     assert_eq!(samples["gapura_prefix_cache_query_tokens_total"], 900.0);
     assert_eq!(samples["gapura_prefix_cache_hit_tokens_total"], 640.0);
     assert_eq!(samples["gapura_preemptions_total"], 4.0);
+    assert_eq!(samples["gapura_engine_restarts_total"], 1.0);
 }
