@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use gapura_engine::sim::{SimFault, SimLatency, SimRunner, sim_tokens};
 use gapura_engine::{
-    Batch, Engine, EngineConfig, GenerateRequest, KvPlan, ModelInfo, ModelRunner, RunnerError,
-    RunnerFactory, SamplingParams, StepOutput, StopParams, TokenEvent, TokenStream,
+    Batch, CacheParams, Engine, EngineConfig, GenerateRequest, KvPlan, ModelInfo, ModelRunner,
+    QueueParams, RunnerError, RunnerFactory, SamplingParams, StepOutput, StopParams, TokenEvent,
+    TokenStream,
 };
 use gapura_tests::{PLAIN, Server};
 use serde_json::json;
@@ -59,6 +60,8 @@ fn asked(prompt: &str) -> GenerateRequest {
         },
         logprobs: None,
         prompt_logprobs: None,
+        queue: QueueParams::default(),
+        cache: CacheParams::default(),
     }
 }
 
@@ -216,7 +219,8 @@ async fn a_panic_of_the_loop_itself_fails_what_it_held_and_the_engine_begins_ane
     );
     assert_alive(&server).await;
     assert_eq!(server.get("/readyz").await.status, 200);
-    assert_eq!(server.engine.stats().full_blocks.used, 0);
+    let is_free = async || server.engine.stats().full_blocks.used == 0;
+    wait_until("all is free", is_free).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,7 +98,7 @@ impl Scheduler {
 
     /// The sequence at `index` gives its seat and its blocks back and waits, to be computed
     /// again.
-    fn preempt(&mut self, index: usize) {
+    pub(super) fn preempt(&mut self, index: usize) {
         let mut sequence = self.take_running(index);
         sequence.preempt();
         self.counts.preemptions += 1;
