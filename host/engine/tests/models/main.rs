@@ -13,3 +13,5 @@ mod refusals;
 mod sampling;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tokenizers;
