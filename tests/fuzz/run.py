@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Run the fuzz targets: make fuzz SECONDS=600.
+
+    python3 tests/fuzz/run.py [--seconds 600] [--jobs 2] [--json FILE] [TARGET]...
+
+Needs cargo-fuzz (`make fuzz` fetches it). Seeds come from the fixtures; what is found is kept in
+target/fuzz. Exit code 1 where a target crashed, with the file that does it again.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+FUZZ = REPO / "tests/fuzz"
+OUT = REPO / "target/fuzz"
+TARGETS = [path.stem for path in sorted((FUZZ / "fuzz_targets").glob("*.rs"))]
+# The stable toolchain, allowed to instrument. LeakSanitizer needs ptrace, which containers forbid.
+ENV = os.environ | {"RUSTC_BOOTSTRAP": "1", "CARGO_TARGET_DIR": str(OUT / "build"), "ASAN_OPTIONS": "detect_leaks=0"}
+FLAGS = ["--fuzz-dir", str(FUZZ), "--sanitizer", "address", "--release"]
+
+
+def seeds(target):
+    """The folder with what the target begins with."""
+    folder = OUT / "corpus" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    fixture = REPO / "tests/fixtures/tiny-llama"
+    if target == "tokenizer_json":
+        for name in ("tiny-llama", "tiny-gemma3"):
+            shutil.copy(fixture.parent / name / "tokenizer.json", folder / name)
+    elif target == "safetensors_index":
+        header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+        shard = len(header).to_bytes(8, "little") + header + bytes(8)
+        (folder / "two").write_bytes(b'{"metadata":{},"weight_map":{"a":"s"}}\0' + shard)
+    elif target == "gguf":
+        (folder / "empty").write_bytes(b"GGUF\x03\0\0\0" + bytes(16))
+        subprocess.run([sys.executable, FUZZ / "seed_gguf.py", folder / "llama"], check=True)
+    return folder
+
+
+def fuzz(target, seconds):
+    artifacts = OUT / "artifacts" / target
+    artifacts.mkdir(parents=True, exist_ok=True)
+    command = ["cargo", "fuzz", "run", *FLAGS, target, str(seeds(target)), "--", f"-max_total_time={seconds}",
+               "-rss_limit_mb=2048", "-malloc_limit_mb=512", "-timeout=20", "-max_len=65536", "-print_final_stats=1",
+               f"-artifact_prefix={artifacts}/"]
+    done = subprocess.run(command, cwd=REPO, env=ENV, capture_output=True, text=True)
+    stat = dict(re.findall(r"stat::(\w+):\s+(\d+)", done.stderr))
+    found = sorted(str(path.relative_to(REPO)) for path in artifacts.iterdir())
+    coverage = re.findall(r"cov: (\d+)", done.stderr)
+    row = {"target": target, "seconds": seconds, "runs": int(stat.get("number_of_executed_units", 0)),
+           "edges": int(coverage[-1]) if coverage else 0, "peak_rss_mib": int(stat.get("peak_rss_mb", 0)),
+           "exit": done.returncode, "found": found}
+    if done.returncode:
+        print(done.stderr[-3000:], file=sys.stderr)
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("targets", nargs="*", default=TARGETS, metavar="TARGET")
+    parser.add_argument("--seconds", type=int, default=600, help="for each target")
+    parser.add_argument("--jobs", type=int, default=2, help="targets at a time")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    subprocess.run(["cargo", "fuzz", "build", *FLAGS], cwd=REPO, env=ENV, check=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        rows = list(pool.map(lambda target: fuzz(target, args.seconds), args.targets))
+    print(f"{'target':<20} {'seconds':>7} {'runs':>10} {'edges':>6} {'MiB':>5}  verdict")
+    for row in rows:
+        verdict = "ok" if row["exit"] == 0 else "RED " + ", ".join(row["found"])
+        print(f"{row['target']:<20} {row['seconds']:>7} {row['runs']:>10} {row['edges']:>6} {row['peak_rss_mib']:>5}  {verdict}")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    sys.exit(any(row["exit"] for row in rows))
+
+
+if __name__ == "__main__":
+    main()
