@@ -74,11 +74,19 @@ deny: ## Licences, sources and bans of all dependencies, by cargo-deny
 
 # --- gates ---------------------------------------------------------------------------------------
 
+verify: models ## Every gate that a CPU can run, in one table and JSON (LLAMACPP=1 adds the comparison with llama.cpp)
+	python3 tests/verify/run.py $(if $(LLAMACPP),--llamacpp) --json target/verify.json
+
 mutants: plugins ## Make each mistake of a list on purpose and show that a test sees it (10 to 20 minutes)
 	python3 tests/mutants/run.py $(if $(ONLY),--only "$(ONLY)")
 
 soak: build models ## Random mixed traffic for half an hour (SECONDS=): no leak, memory flat, every request accounted for
 	python3 tests/soak/soak.py --seconds $(or $(SECONDS),1800) --json target/soak.json
+
+fuzz: check-tools ## Fuzz the readers of hostile files and the stop strings (SECONDS= for each, default 600)
+	@export PATH="$(TOOLS)/bin:$$PATH"; command -v cargo-fuzz >/dev/null || \
+	  cargo install --locked --quiet --root $(TOOLS) cargo-fuzz --version 0.13.2; \
+	python3 tests/fuzz/run.py --seconds $(or $(SECONDS),600) --json target/fuzz.json
 
 # --- comparisons --------------------------------------------------------------------------------
 
@@ -91,4 +99,4 @@ bench-latency: models ## Time to the first token with a known prefix, and what a
 bench-cpu: build models ## Decode and prefill speed beside llama.cpp: table, and JSON
 	python3 tests/bench/cpu.py
 
-.PHONY: help demo test check-tools plugins build models lint deny mutants soak verify-llamacpp bench-cpu bench-latency
+.PHONY: help demo test check-tools plugins build models lint deny verify mutants soak fuzz verify-llamacpp bench-cpu bench-latency
