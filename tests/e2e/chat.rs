@@ -314,12 +314,12 @@ async fn a_prompt_that_does_not_fit_is_refused_in_the_words_that_clients_know() 
         }})
     };
     let long = json!({
-        "model": "chat", "messages": [{"role": "user", "content": "a".repeat(100)}],
+        "model": "chat", "messages": [{"role": "user", "content": "a".repeat(60)}],
     });
     let answer = server.post("/v1/chat/completions", long).await;
     assert_eq!(
         (answer.status.as_u16(), answer.json()),
-        (400, overflow(HALO_TOKENS + 96, 1))
+        (400, overflow(HALO_TOKENS + 56, 1))
     );
     let answer = server
         .post("/v1/chat/completions", halo_with(json!({"max_tokens": 60})))

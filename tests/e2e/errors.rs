@@ -5,7 +5,7 @@ use axum::body::{Body, Bytes};
 use axum::http::Request;
 use futures_util::stream;
 use gapura_engine::sim::SimRunner;
-use gapura_tests::{PLAIN, Server, post};
+use gapura_tests::{PLAIN, Server, component, post};
 use serde_json::{Value, json};
 
 use crate::expect::{CHAT, assert_alive, assert_answer, error, halo, invalid};
@@ -301,4 +301,32 @@ async fn headers_without_measure_are_431() {
     let answer = server.send(request).await;
     assert_eq!(answer.status, 431);
     assert_eq!(answer.json()["error"]["code"], "headers_too_large");
+}
+
+#[tokio::test]
+async fn text_beyond_any_context_is_refused_before_plugins_and_tokenizer_work_through_it() {
+    let toml =
+        "[[routes]]\nname = 'chat'\nplugins = [{ plugin = 'pii-redact' }, { plugin = 'chatml' }]\n";
+    let plugins = [("pii-redact", &component("pii-redact")[..])];
+    let server = Server::with_plugins(toml, SimRunner::default(), &plugins);
+    let text = "0812-3456-789 ".repeat(200_000);
+    let chat = json!({"model": "chat", "messages": [{"role": "user", "content": text}]});
+    for (path, body, param) in [
+        (CHAT, chat, "messages"),
+        (
+            "/v1/completions",
+            json!({"model": "chat", "prompt": text}),
+            "prompt",
+        ),
+    ] {
+        let answer = server.post(path, body).await;
+        let error = &answer.json()["error"];
+        assert_eq!(
+            (answer.status.as_u16(), &error["code"], &error["param"]),
+            (400, &json!("context_length_exceeded"), &json!(param))
+        );
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("at least 2800000 tokens in"), "{message}");
+    }
+    assert_alive(&server).await;
 }

@@ -108,6 +108,12 @@ impl Tokenizer {
         u32::try_from(self.encode(text).len()).unwrap_or(u32::MAX)
     }
 
+    /// How many tokens a text of so many bytes has at the least, known without reading it. The
+    /// runs of characters that some vocabularies answer with a single unknown token aside.
+    pub fn least_count(&self, num_bytes: usize) -> usize {
+        num_bytes.div_ceil(self.inner.vocabulary.longest_bytes().max(1))
+    }
+
     /// The text of a sequence of ids. Special tokens and ids outside the vocabulary add nothing;
     /// bytes that are no UTF-8 become U+FFFD. Where the vocabulary puts a space before every
     /// text, that one is taken off again.

@@ -2,6 +2,7 @@
 //! the engine, the plugins and the extractors become an HTTP status.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::time::Duration;
 
 use axum::Json;
@@ -188,12 +189,17 @@ impl ApiError {
 
     /// The context is too small, in the words by which LangChain ("prompt is too long") and
     /// LiteLLM ("this model's maximum context length is") recognise it.
-    pub fn context_overflow(context_length: usize, prompt_tokens: usize, max_tokens: u32) -> Self {
+    pub fn context_overflow(
+        context_length: usize,
+        prompt_tokens: impl Display,
+        max_tokens: u32,
+        param: &'static str,
+    ) -> Self {
         Self::bad_request(format!(
             "This model's maximum context length is {context_length} tokens, and the prompt is \
-             too long: {prompt_tokens} tokens in messages, {max_tokens} requested for the answer."
+             too long: {prompt_tokens} tokens in {param}, {max_tokens} requested for the answer."
         ))
-        .with_param("messages")
+        .with_param(param)
         .with_code("context_length_exceeded")
     }
 
@@ -277,12 +283,14 @@ impl IntoResponse for ApiError {
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::EmptyPrompt => Self::bad_request(error.to_string()),
+            // A rendered chat is neither empty nor of foreign tokens.
+            EngineError::EmptyPrompt | EngineError::UnknownToken { .. } => {
+                Self::invalid("prompt", error.to_string())
+            }
             EngineError::PromptTooLong {
                 num_tokens,
                 context_length,
-            } => Self::context_overflow(context_length, num_tokens, 1),
-            EngineError::UnknownToken { .. } => Self::bad_request(error.to_string()),
+            } => Self::context_overflow(context_length, num_tokens, 1, "prompt"),
             EngineError::InvalidParameter { name, .. } => Self::invalid(name, error.to_string()),
             EngineError::Overloaded { .. } => {
                 Self::too_many_requests(error.to_string(), Duration::from_secs(1))

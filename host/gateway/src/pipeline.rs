@@ -53,6 +53,7 @@ pub async fn run(
     record: &mut RequestRecord,
 ) -> Result<Answer, ApiError> {
     plan::check_limits(&call.chat.sampling, call.options.n, &call.route.limits)?;
+    prompt::check_length(model, &call.chat, call.prompt.param())?;
     let services = services::services(state, model);
     let Call {
         route,

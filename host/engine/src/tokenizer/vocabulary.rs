@@ -20,6 +20,7 @@ pub(super) struct Vocabulary {
     /// Where token `i` ends in `bytes`; it begins where the one before ends.
     ends: Vec<u32>,
     is_special: Vec<bool>,
+    longest_bytes: usize,
     special: HashMap<String, TokenId>,
     unknown: Option<TokenId>,
     adds_leading_space: bool,
@@ -32,6 +33,7 @@ impl Vocabulary {
             bytes: Vec::new(),
             ends: Vec::new(),
             is_special: Vec::new(),
+            longest_bytes: 0,
             special: HashMap::new(),
             unknown: None,
             adds_leading_space,
@@ -65,7 +67,11 @@ impl Vocabulary {
     }
 
     fn push_bytes(&mut self, bytes: impl IntoIterator<Item = u8>, is_special: bool) {
+        let start = self.bytes.len();
         self.bytes.extend(bytes);
+        if !is_special {
+            self.longest_bytes = self.longest_bytes.max(self.bytes.len() - start);
+        }
         self.ends
             .push(u32::try_from(self.bytes.len()).expect("a vocabulary is far below 4 GiB"));
         self.is_special.push(is_special);
@@ -96,6 +102,11 @@ impl Vocabulary {
         };
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[start as usize..*end as usize]
+    }
+
+    /// Bytes of the longest token that is text.
+    pub(super) fn longest_bytes(&self) -> usize {
+        self.longest_bytes
     }
 
     pub(super) fn is_special(&self, id: TokenId) -> bool {

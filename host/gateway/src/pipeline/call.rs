@@ -44,6 +44,16 @@ pub enum PromptSource {
     },
 }
 
+impl PromptSource {
+    /// The field of the request that holds the prompt.
+    pub fn param(&self) -> &'static str {
+        match self {
+            Self::Template => "messages",
+            Self::Text | Self::Tokens { .. } => "prompt",
+        }
+    }
+}
+
 /// What stands for a time limit that the clock cannot hold.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 

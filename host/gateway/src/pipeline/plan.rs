@@ -83,6 +83,7 @@ pub(super) fn plan(
     let room = Room {
         num_prompt_tokens: num_tokens,
         context_length: info.context_length,
+        param: prompt.param,
         num_choices: options.n,
         tokens_each: model.engine.tokens_each(options.n as usize, num_tokens),
     };
@@ -162,6 +163,8 @@ impl Plan {
 struct Room {
     num_prompt_tokens: usize,
     context_length: usize,
+    /// The field that the prompt came from.
+    param: &'static str,
     num_choices: u32,
     /// Most tokens of prompt and answer that each of the answers can have at once.
     tokens_each: usize,
@@ -182,6 +185,7 @@ impl Room {
                 self.context_length,
                 self.num_prompt_tokens,
                 asked.unwrap_or(1),
+                self.param,
             ));
         }
         let room_each = beside_prompt(self.tokens_each);

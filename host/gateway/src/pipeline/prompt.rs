@@ -1,9 +1,11 @@
 //! From a judged chat to the tokens that the model reads.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use gapura_engine::{TokenId, Tokenizer};
 use gapura_plugin_runtime::{Chain, Chat, Prompt, Rendered, Role, Run, Segment, Stage};
+use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
 use crate::pipeline::call::PromptSource;
@@ -13,6 +15,13 @@ use crate::telemetry::RequestRecord;
 /// Text longer than this is tokenized where it cannot hold up other connections.
 const MAX_INLINE_BYTES: usize = 32 * 1024;
 
+/// As many long texts are tokenized at once as there are cores: each takes a multiple of its own
+/// size in memory.
+static LONG_TEXTS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Arc::new(Semaphore::new(cores))
+});
+
 /// A prompt as the engine takes it.
 pub(super) struct Tokens {
     pub(super) ids: Vec<TokenId>,
@@ -21,6 +30,29 @@ pub(super) struct Tokens {
     /// Tokens before the template's last `prefix-end`: the same for other requests of the
     /// route. 0 where it names none.
     pub(super) num_prefix: usize,
+    /// The field of the request that holds the prompt.
+    pub(super) param: &'static str,
+}
+
+/// Refuses a chat that cannot fit the model's context however its text falls into tokens, before
+/// anything works through it. `param` is the field that holds it.
+///
+/// # Errors
+/// 400 with both lengths.
+pub(super) fn check_length(
+    model: &LoadedModel,
+    chat: &Chat,
+    param: &'static str,
+) -> Result<(), ApiError> {
+    let texts = chat.messages.iter().flat_map(|message| &message.content);
+    let num_bytes: usize = texts.map(String::len).sum();
+    let least = model.tokenizer.least_count(num_bytes);
+    let context_length = model.engine.model().context_length;
+    if least > context_length {
+        let least = format!("at least {least}");
+        return Err(ApiError::context_overflow(context_length, least, 1, param));
+    }
+    Ok(())
 }
 
 /// Makes the prompt that `source` says.
@@ -34,6 +66,7 @@ pub(super) async fn tokens(
     source: PromptSource,
     record: &mut RequestRecord,
 ) -> Result<Tokens, ApiError> {
+    let param = source.param();
     let prompt = match source {
         PromptSource::Template => rendered(run.render(chat).await?, run.chain())?,
         PromptSource::Text => return raw_text(model, chat, record).await,
@@ -42,6 +75,7 @@ pub(super) async fn tokens(
                 ids,
                 stop: Vec::new(),
                 num_prefix: 0,
+                param,
             });
         }
         PromptSource::Tokens { .. } => return raw_text(model, chat, record).await,
@@ -57,6 +91,7 @@ pub(super) async fn tokens(
         ids: ids.all,
         stop: prompt.stop,
         num_prefix: ids.num_prefix,
+        param,
     })
 }
 
@@ -82,6 +117,7 @@ async fn raw_text(
         ids,
         stop: Vec::new(),
         num_prefix: 0,
+        param: "prompt",
     })
 }
 
@@ -132,8 +168,13 @@ async fn tokenize(
     let ids = if num_bytes <= MAX_INLINE_BYTES {
         encode(&model.tokenizer, &segments)
     } else {
+        let turn = Arc::clone(&LONG_TEXTS).acquire_owned().await;
         let tokenizer = model.tokenizer.clone();
-        let work = tokio::task::spawn_blocking(move || encode(&tokenizer, &segments));
+        let work = tokio::task::spawn_blocking(move || {
+            // Held to the end: the work goes on when its client has left.
+            let _turn = turn;
+            encode(&tokenizer, &segments)
+        });
         work.await.map_err(|error| {
             tracing::error!(%error, "tokenizing panicked");
             ApiError::internal()

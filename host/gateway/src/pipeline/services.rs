@@ -11,7 +11,10 @@ use crate::telemetry::Metrics;
 /// The services of one request.
 pub(super) fn services(state: &AppState, model: &LoadedModel) -> Services {
     Services {
-        tokens: Arc::new(Counter(model.tokenizer.clone())),
+        tokens: Arc::new(Counter {
+            tokenizer: model.tokenizer.clone(),
+            most: model.engine.model().context_length,
+        }),
         observer: Arc::new(Observer(Arc::clone(&state.metrics))),
     }
 }
@@ -24,16 +27,27 @@ pub(super) fn quiet(tokenizer: Tokenizer) -> Services {
         fn observe(&self, _: &GuestCall<'_>) {}
     }
     Services {
-        tokens: Arc::new(Counter(tokenizer)),
+        tokens: Arc::new(Counter {
+            tokenizer,
+            most: usize::MAX,
+        }),
         observer: Arc::new(Nobody),
     }
 }
 
-struct Counter(Tokenizer);
+struct Counter {
+    tokenizer: Tokenizer,
+    /// The model's context.
+    most: usize,
+}
 
 impl TokenCounter for Counter {
+    /// Of a text that cannot fit the context, what is known without working through it.
     fn count(&self, text: &str) -> u32 {
-        self.0.count(text)
+        match self.tokenizer.least_count(text.len()) {
+            least if least > self.most => u32::try_from(least).unwrap_or(u32::MAX),
+            _ => self.tokenizer.count(text),
+        }
     }
 }
 
