@@ -1,7 +1,6 @@
 //! [`CpuRunner`]: runs a model on the processor, with its weights where the file has them.
 
 mod cores;
-mod memory;
 
 use std::{collections::VecDeque, path::Path};
 
@@ -14,9 +13,13 @@ use crate::{
     checkpoint::Checkpoint,
     error::LoadError,
     layers::{Decoder, KvCache, Step, StepLimits, Workspace},
-    models,
+    memory, models,
     tokenizer::Tokenizer,
 };
+
+const WEIGHTS_ADVICE: &str = "choose a smaller or more strongly quantized model, or free memory";
+const KV_ADVICE: &str = "lower the memory of the KV cache (--kv-memory-mib), or the context or the number of \
+     sequences that it is for";
 
 /// What an operator may turn on the CPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -80,7 +83,7 @@ impl CpuRunner {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn new(checkpoint: &Checkpoint, options: CpuOptions) -> Result<Self, LoadError> {
-        memory::check(checkpoint.weight_bytes(), memory::available_bytes())?;
+        memory::check(checkpoint.weight_bytes(), WEIGHTS_ADVICE)?;
         let config = checkpoint.config();
         let decoder = models::load(checkpoint)?;
         let info = ModelInfo {
@@ -128,6 +131,9 @@ impl ModelRunner for CpuRunner {
     }
 
     fn allocate_kv(&mut self, plan: KvPlan) -> Result<(), RunnerError> {
+        // The pages of the mapped weights have to stay in memory beside it.
+        let required_bytes = self.info.weight_bytes + plan.bytes(&self.info.kv);
+        memory::check(required_bytes, KV_ADVICE).map_err(runner_error)?;
         self.kv = KvCache::new(&self.decoder, plan).map_err(runner_error)?;
         self.limits.plan = plan;
         Ok(())

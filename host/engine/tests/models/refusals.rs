@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use gapura_engine::{CpuOptions, CpuRunner, LoadError};
+use gapura_engine::{CpuOptions, CpuRunner, KvPlan, LoadError, ModelRunner as _};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::support::fixture;
@@ -116,4 +116,16 @@ fn a_model_larger_than_memory_is_refused_before_loading() {
         ),
         "{error}"
     );
+}
+
+#[test]
+fn a_cache_larger_than_memory_is_said_before_it_is_made() {
+    let path = fixture("tiny-gemma2-b");
+    let mut model = CpuRunner::load(&path, CpuOptions::default()).unwrap();
+    let plan = KvPlan {
+        num_full_blocks: u32::MAX,
+        num_windowed_blocks: u32::MAX,
+    };
+    let error = model.runner.allocate_kv(plan).unwrap_err();
+    assert!(error.message.contains("--kv-memory-mib"), "{error}");
 }
