@@ -139,3 +139,20 @@ fn an_unwritable_cache_is_named() {
         "{line}"
     );
 }
+
+#[test]
+fn a_request_that_outlives_the_drain_hears_why_it_ends() {
+    let toml = SLOW.replace(
+        "[engine]",
+        "[server]\ndrain_timeout_seconds = 0.2\n[engine]",
+    );
+    let mut server = Process::start(&toml, &[]);
+    let url = server.url.clone();
+    let prompt = "sebuah jawaban yang panjang sekali ".repeat(4);
+    let under_way = std::thread::spawn(move || stream(&Process::agent(), &url, &prompt));
+    std::thread::sleep(Duration::from_millis(300));
+    server.signal("TERM");
+    let cause = under_way.join().unwrap().unwrap_err();
+    assert!(cause.contains("shutting_down"), "{cause}");
+    assert_eq!(server.wait().code(), Some(0));
+}

@@ -30,7 +30,9 @@ use crate::{
     version,
 };
 
-/// After the drain: for the engine to end its last step and the thread to be joined.
+/// After the drain: for clients to read what was said last.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// After that: for the engine to end its last step and the thread to be joined.
 const ENGINE_GRACE: Duration = Duration::from_secs(2);
 
 /// The plugin runtime that `config` asks for.
@@ -214,9 +216,13 @@ async fn drain(
     tracing::info!("draining");
     let deadline = Instant::now() + timeout;
     state.drain();
-    // Whoever is left at the deadline is cut below.
-    let _ = tokio::time::timeout_at(deadline.into(), state.drained()).await;
-    stop.send_replace(Some(deadline));
+    let drained = tokio::time::timeout_at(deadline.into(), state.drained()).await;
+    if let (Err(_), Some(model)) = (drained, state.model.get()) {
+        tracing::warn!("the drain's deadline ends running requests");
+        // Each hears why, in its stream or as its answer.
+        model.engine.shutdown(Duration::ZERO).await;
+    }
+    stop.send_replace(Some(Instant::now() + LAST_WORDS));
     for server in servers {
         match server.await {
             Ok(Drained::Whole) => {}
