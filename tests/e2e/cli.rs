@@ -33,6 +33,31 @@ fn the_printed_default_is_a_configuration() {
     );
 }
 
+/// What the printed default shows commented out works with the plugins that we ship.
+#[test]
+fn the_printed_route_can_be_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gapura.toml");
+    let printed = stdout(&run(&["check", "--print-default"]));
+    let route = printed
+        .lines()
+        .skip_while(|line| *line != "# [[routes]]")
+        .take_while(|line| !line.is_empty())
+        .map(|line| format!("{}\n", line.trim_start_matches("# ")));
+    let plugins = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/target/components");
+    let toml = format!(
+        "[plugins]\ndir = '{plugins}'\n{}",
+        route.collect::<String>()
+    );
+    std::fs::write(&file, toml).unwrap();
+    let output = gapura().args(["check", "--config"]).arg(&file).output();
+    let checked = stdout(&output.unwrap());
+    assert!(
+        checked.contains("request-guard@") && checked.contains("gemma-chat@"),
+        "{checked}"
+    );
+}
+
 #[test]
 fn a_mistake_has_file_line_and_column() {
     let dir = tempfile::tempdir().unwrap();

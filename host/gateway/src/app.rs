@@ -13,7 +13,7 @@ use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 pub(crate) use body::read_body;
 pub(crate) use request_id::RequestId;
@@ -103,12 +103,14 @@ fn cors(server: &ServerConfig) -> Option<CorsLayer> {
     let layer = CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("x-api-key"),
+        // Official clients add headers of their own (`x-stainless-*`); none has power here.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([
             request_id::X_REQUEST_ID,
-        ])
-        .expose_headers([request_id::X_REQUEST_ID, crate::error::X_GAPURA_CHAIN]);
+            crate::error::X_GAPURA_CHAIN,
+            header::RETRY_AFTER,
+            HeaderName::from_static("retry-after-ms"),
+            HeaderName::from_static("x-should-retry"),
+        ]);
     Some(layer)
 }

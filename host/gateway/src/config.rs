@@ -264,9 +264,9 @@ impl Config {
         flags: &Overrides,
     ) -> Result<Self, ConfigError> {
         let source = match path {
-            Some(path) => std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            Some(path) => std::fs::read_to_string(path).map_err(|reason| ConfigError::Read {
                 path: path.to_owned(),
-                source,
+                reason,
             })?,
             None => String::new(),
         };

@@ -156,7 +156,10 @@ pub enum ChainError {
         second: String,
     },
     /// The plugin imports what its binding does not grant.
-    #[error("route {route:?} does not grant {import:?} to plugin {plugin}, which imports it")]
+    #[error(
+        "route {route:?} does not grant {import} to plugin {plugin}, which imports it; where it is \
+         bound, say `grants = [\"log\", \"config\", \"{import}\"]`"
+    )]
     NotGranted {
         /// The route.
         route: String,

@@ -14,7 +14,7 @@ pub(crate) enum PluginCommand {
     #[command(after_help = "Examples:
   gapura plugin new shout
   gapura plugin new shout --dir ~/plugins/shout
-  cd shout && gapura plugin build && gapura plugin push shout shout.wasm")]
+  cd shout && gapura plugin build && gapura plugin push shout target/components/shout.wasm")]
     New(scaffold::NewArgs),
     /// Build a plugin project to a component.
     #[command(after_help = "Examples:

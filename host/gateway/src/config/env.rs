@@ -1,6 +1,6 @@
 //! The environment variables that are read, all of them, and what they mean.
 
-use std::{collections::HashMap, fmt, str::FromStr};
+use std::{collections::HashMap, fmt, num::NonZeroU32, str::FromStr};
 
 use super::{ConfigError, Device, Digest, KeyConfig, Overrides, Secret};
 
@@ -73,14 +73,19 @@ impl Environment {
             ..Overrides::default()
         };
         let sampling = &mut overrides.sampling;
-        sampling.max_tokens = self.value("DEFAULT_MAX_NEW_TOKENS", "a number of tokens")?;
+        sampling.max_tokens = self
+            .value::<NonZeroU32>("DEFAULT_MAX_NEW_TOKENS", "a number of tokens above 0")?
+            .map(NonZeroU32::get);
         sampling.temperature = self.ranged("DEFAULT_TEMPERATURE", "0 to 2", |t| {
             (0.0..=2.0).contains(&t)
         })?;
         sampling.top_p = self.ranged("DEFAULT_TOP_P", "above 0 and up to 1", |p| {
             p > 0.0 && p <= 1.0
         })?;
-        sampling.top_k = self.value("DEFAULT_TOP_K", "a number, 0 for all tokens")?;
+        sampling.top_k = match self.text("DEFAULT_TOP_K") {
+            Some("-1") => Some(0),
+            _ => self.value("DEFAULT_TOP_K", "a number, 0 or -1 for all tokens")?,
+        };
         Ok(overrides)
     }
 

@@ -266,6 +266,7 @@ pub(super) fn resolve(
             private_cache: entry.private_cache,
         });
     }
+    let log_level = log_filter(&tree.log.level).map_err(ConfigError::Conflict)?;
     let config = Config {
         path: document.path.map(Path::to_owned),
         server: resolve_server(tree.server),
@@ -280,7 +281,7 @@ pub(super) fn resolve(
         },
         log: LogConfig {
             format: tree.log.format,
-            level: tree.log.level,
+            level: log_level,
         },
         model: ModelConfig {
             source: tree
@@ -463,6 +464,29 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         sampling,
         limits: SamplingLimits::default(),
     }
+}
+
+/// A level, or a list of levels and `target=level`. Python's names for levels are known too,
+/// for `.env` files of Python servers have them.
+fn log_filter(text: &str) -> Result<String, String> {
+    let level = |word: &str| match word.to_ascii_lowercase().as_str() {
+        known @ ("off" | "error" | "warn" | "info" | "debug" | "trace") => Some(known.to_owned()),
+        "warning" => Some("warn".to_owned()),
+        "critical" | "fatal" => Some("error".to_owned()),
+        "notset" => Some("trace".to_owned()),
+        _ => None,
+    };
+    let directive = |part: &str| match part.trim().rsplit_once('=') {
+        None => level(part.trim()),
+        Some((target, word)) => level(word).map(|level| format!("{target}={level}")),
+    };
+    let directives: Option<Vec<String>> = text.split(',').map(directive).collect();
+    directives.map(|list| list.join(",")).ok_or_else(|| {
+        format!(
+            "log level `{text}` is not off, error, warn, info, debug, trace, or a list such as \
+             `info,gapura=debug`"
+        )
+    })
 }
 
 /// A model path in the file is meant from where the file is.

@@ -222,3 +222,19 @@ fn absent_keys(at: &str, value: &serde_json::Value) -> Vec<String> {
         _ => Vec::new(),
     }
 }
+
+#[test]
+fn log_levels_are_known_by_pythons_names_too_and_nothing_else_is_one() {
+    let level = |text: &str| parse(&format!("[log]\nlevel = '{text}'\n")).map(|c| c.log.level);
+    for (asked, meant) in [
+        ("WARNING", "warn"),
+        ("CRITICAL", "error"),
+        ("Info, gapura=Debug", "info,gapura=debug"),
+    ] {
+        assert_eq!(level(asked).unwrap(), meant);
+    }
+    for wrong in ["inof", "", "info,gapura", "gapura=loud"] {
+        let message = level(wrong).unwrap_err().to_string();
+        assert!(message.contains(&format!("`{wrong}` is not")), "{message}");
+    }
+}

@@ -101,10 +101,12 @@ impl Fields {
         };
         match u32::try_from(number) {
             Ok(number) if range.contains(&number) => Ok(Some(number)),
-            _ if *range.end() == u32::MAX => Err(ApiError::invalid(
-                name,
-                format!("{name} is {number}, it must be at least {}", range.start()),
-            )),
+            _ if *range.end() == u32::MAX && number < i64::from(*range.start()) => {
+                Err(ApiError::invalid(
+                    name,
+                    format!("{name} is {number}, it must be at least {}", range.start()),
+                ))
+            }
             _ => Err(ApiError::invalid(
                 name,
                 format!(

@@ -9,7 +9,7 @@ use crate::openai::body::{self, Fields, kind_of};
 use crate::openai::sampling::{self, Delivery, MAX_TOP_LOGPROBS, Options};
 use crate::openai::unsupported;
 
-/// What a completion generates where the client does not say, as OpenAI has it.
+/// What a completion generates where neither client nor route says, as OpenAI has it.
 pub const DEFAULT_MAX_TOKENS: u32 = 16;
 /// Most prompts of one request; each is answered like a request of its own.
 const MAX_PROMPTS: usize = 256;
@@ -54,7 +54,9 @@ impl CompletionRequest {
         let prompts = prompts(fields.require("prompt")?)?;
         let echo = fields.take::<bool>("echo")?.unwrap_or(false);
         let mut sampling = sampling::take_sampling(&mut fields)?;
-        let max_tokens = fields.take_integer("max_tokens", 0..=u32::MAX)?;
+        // Chats spell it so; clients that do both mix them up.
+        let newer = fields.take_integer("max_completion_tokens", 0..=u32::MAX)?;
+        let max_tokens = fields.take_integer("max_tokens", 0..=u32::MAX)?.or(newer);
         sampling.max_tokens = max_tokens;
         let mut options = sampling::take_options(&mut fields)?;
         options.logprobs = take_logprobs(&mut fields)?;

@@ -10,7 +10,7 @@ use crate::openai::body::Fields;
 /// A field, and the JSON texts of its values that ask for nothing.
 type Rule = (&'static str, &'static [&'static str]);
 
-/// Of chats alone.
+/// Of chats; completions have no use for them either.
 const CHAT: &[Rule] = &[
     ("tools", &["[]"]),
     ("functions", &["[]"]),
@@ -26,10 +26,17 @@ const CHAT: &[Rule] = &[
     ("chat_template", &[]),
     ("chat_template_kwargs", &["{}"]),
     ("documents", &["[]"]),
+    ("thinking", &[]),
 ];
 
 /// Of completions alone.
-const COMPLETION: &[Rule] = &[("suffix", &["\"\""])];
+const COMPLETION: &[Rule] = &[
+    ("suffix", &["\"\""]),
+    ("messages", &[]),
+    ("top_logprobs", &["0"]),
+    ("add_special_tokens", &["true"]),
+    ("tool_choice", &["\"none\"", "\"auto\""]),
+];
 
 /// Of both.
 const BOTH: &[Rule] = &[
@@ -48,6 +55,17 @@ const BOTH: &[Rule] = &[
     ("typical_p", &["1", "1.0"]),
     ("mirostat", &["0"]),
     ("dry_multiplier", &["0", "0.0"]),
+    ("mirostat_mode", &["0"]),
+    ("tfs_z", &["1", "1.0"]),
+    ("top_a", &["0", "0.0"]),
+    ("xtc_probability", &["0", "0.0"]),
+    ("repeat_penalty", &["1", "1.0"]),
+    ("logits_processors", &["[]"]),
+    ("return_tokens_as_token_ids", &["false"]),
+    ("max_new_tokens", &[]),
+    ("num_predict", &[]),
+    ("num_ctx", &[]),
+    ("do_sample", &[]),
     ("grammar", &["\"\""]),
     ("json_schema", &[]),
     ("guided_json", &[]),
@@ -82,6 +100,7 @@ pub(super) fn refuse_in_chat(fields: &mut Fields) -> Result<(), ApiError> {
 pub(super) fn refuse_in_completion(fields: &mut Fields) -> Result<(), ApiError> {
     response_format(fields)?;
     refuse(fields, COMPLETION)?;
+    refuse(fields, CHAT)?;
     refuse(fields, BOTH)
 }
 
@@ -161,9 +180,25 @@ mod tests {
             (r#"{"response_format":"json"}"#, "response_format"),
             (r#"{"store":true}"#, "store"),
             (r#"{"best_of":2}"#, "best_of"),
+            (r#"{"max_new_tokens":5}"#, "max_new_tokens"),
+            (r#"{"repeat_penalty":1.1}"#, "repeat_penalty"),
             (r#"{"guided_json":{}}"#, "guided_json"),
         ] {
             let error = chat(body).unwrap_err();
+            assert_eq!(error.body()["error"]["param"], param, "{}", error.message());
+        }
+    }
+
+    #[test]
+    fn a_completion_has_no_use_for_a_chats_fields() {
+        for (body, param) in [
+            (r#"{"messages":[]}"#, "messages"),
+            (r#"{"tools":[{"type":"function"}]}"#, "tools"),
+            (r#"{"add_special_tokens":false}"#, "add_special_tokens"),
+            (r#"{"reasoning_effort":"high"}"#, "reasoning_effort"),
+        ] {
+            let mut fields = Fields::parse(body.as_bytes()).unwrap();
+            let error = refuse_in_completion(&mut fields).unwrap_err();
             assert_eq!(error.body()["error"]["param"], param, "{}", error.message());
         }
     }

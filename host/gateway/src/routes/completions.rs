@@ -54,7 +54,8 @@ async fn begin(
     request.options.cache_salt = target.caller.cache_salt(salt);
     let model = state.ready_model()?;
     let route = target.route(&state.routes.load(), request.model.as_deref())?;
-    let default = DEFAULT_MAX_TOKENS.min(route.limits.max_tokens.unwrap_or(u32::MAX));
+    let default = route.sampling.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    let default = default.min(route.limits.max_tokens.unwrap_or(u32::MAX));
     request.sampling.max_tokens.get_or_insert(default);
     let is_stream = request.delivery.is_stream();
     record.asked_by(target.caller.tenant.as_deref(), is_stream);

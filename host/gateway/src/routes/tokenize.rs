@@ -73,6 +73,14 @@ async fn tokens(
             pipeline::text_tokens(&model, prompt, with_bos, record).await?
         }
         (None, Some(messages)) => {
+            if fields.take::<bool>("add_generation_prompt")? == Some(false) {
+                let message = "add_generation_prompt must be true: the route's template renders \
+                               what the model is to go on from";
+                return Err(ApiError::unsupported(
+                    "add_generation_prompt",
+                    message.to_owned(),
+                ));
+            }
             let chat = Chat {
                 request_id: target.request_id,
                 route: route.name.clone(),
