@@ -9,7 +9,7 @@ const client = new OpenAI({
   apiKey: process.env.API_KEY ?? "none",
 });
 const model = process.env.MODEL ?? "chat";
-const messages = [{ role: "user", content: process.argv[2] ?? "What is the capital of Indonesia?" }];
+const messages = [{ role: "user", content: process.argv[2] ?? "Why is the sky blue?" }];
 
 const whole = await client.chat.completions.create({ model, messages, max_tokens: 64, temperature: 0 });
 console.log("whole:   ", whole.choices[0].message.content);

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--base-url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--model", default="chat", help="a route's name, or the model's")
     parser.add_argument("--api-key", default="none", help="ignored by a gateway without keys")
-    parser.add_argument("question", nargs="?", default="What is the capital of Indonesia?")
+    parser.add_argument("question", nargs="?", default="Why is the sky blue?")
     args = parser.parse_args()
 
     client = OpenAI(base_url=args.base_url, api_key=args.api_key)

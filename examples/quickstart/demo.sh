@@ -29,7 +29,7 @@ say "Starting the gateway. In another terminal, try:"
 say
 say "  # plain chat, streamed"
 say "  curl -N http://$listen/v1/chat/completions -H 'content-type: application/json' \\"
-say "    -d '{\"model\":\"chat\",\"stream\":true,\"max_tokens\":64,\"messages\":[{\"role\":\"user\",\"content\":\"What is the capital of Indonesia?\"}]}'"
+say "    -d '{\"model\":\"chat\",\"stream\":true,\"max_tokens\":64,\"messages\":[{\"role\":\"user\",\"content\":\"Why is the sky blue?\"}]}'"
 say
 say "  # an Indonesian persona; personal data is redacted on the way in and out"
 say "  curl http://$listen/v1/chat/completions -H 'content-type: application/json' \\"
