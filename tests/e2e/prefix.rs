@@ -1,9 +1,12 @@
 //! Prompts that begin alike: what is computed once, what is reported of it, and who shares it.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use axum::http::Request;
 use gapura::pipeline::Prefill;
-use gapura_engine::sim::{SimRunner, sim_tokenizer};
+use gapura_engine::sim::{SimLatency, SimRunner, sim_tokenizer};
 use gapura_engine::{EngineConfig, ModelRunner as _};
 use gapura_tests::{Answer, PLAIN, Server};
 use serde_json::{Value, json};
@@ -189,4 +192,68 @@ async fn a_templates_prefix_is_computed_before_a_new_version_serves() {
     assert!((1..=17).contains(&computed), "{computed}");
     // Without a prefix there is nothing to compute.
     assert_eq!(push("gemma-chat").await, 0);
+}
+
+/// However slow the model is, a change waits for a prefix only so long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_model_holds_no_change_up() {
+    let system = "Kamu asisten yang sopan. ".repeat(8);
+    let toml = format!(
+        "[[routes]]\nname = 'chat'\n\
+         plugins = [{{ plugin = 'chatml', settings = {{ default_system = '{system}' }} }}]\n"
+    );
+    // The whole prefix would take 40 seconds.
+    let latency = SimLatency {
+        per_prefill_token: Duration::from_millis(200),
+        ..SimLatency::default()
+    };
+    let config = EngineConfig {
+        max_batched_tokens: 4,
+        ..EngineConfig::default()
+    };
+    let runner = SimRunner::default().with_latency(latency);
+    let server = Server::with_engine(&toml, runner, config);
+    let runtime = tokio::runtime::Handle::current();
+    let prefill = Prefill::new(server.engine.clone(), sim_tokenizer(), runtime);
+    let routes = server.state.routes.load_full();
+    let started = Instant::now();
+    let work = tokio::task::spawn_blocking(move || {
+        let routes = routes.iter().map(std::sync::Arc::as_ref);
+        prefill.routes(routes, Duration::from_millis(300));
+    });
+    work.await.expect("no panic");
+    assert!(started.elapsed() < Duration::from_secs(20));
+    // Nor does it go on without anybody waiting for it.
+    while server.engine.stats().running + server.engine.stats().waiting > 0 {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(server.engine.stats().full_blocks.used, 0);
+}
+
+#[tokio::test]
+async fn a_key_with_a_private_cache_shares_with_itself_alone() {
+    let key = |name: &str, rest: &str| {
+        let digest = gapura::config::Digest::of(name.as_bytes()).to_hex();
+        format!("[[keys]]\nname = '{name}'\nsha256 = '{digest}'\n{rest}\n")
+    };
+    let toml = format!(
+        "{PLAIN}\n{}{}{}",
+        key("a", ""),
+        key("b", ""),
+        key("secret", "private_cache = true")
+    );
+    let server = Server::start(&toml, SimRunner::default());
+    let asked = async |key: &str| {
+        let request = Request::post(CHAT)
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {key}"))
+            .body(Body::from(chat("", json!({})).to_string()))
+            .expect("a right request");
+        cached(&server.send(request).await)
+    };
+    assert_eq!(asked("a").await, 0);
+    assert_eq!(asked("b").await, 608);
+    assert_eq!(asked("secret").await, 0);
+    assert_eq!(asked("secret").await, 608);
 }

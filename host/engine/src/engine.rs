@@ -48,7 +48,7 @@ pub struct EngineConfig {
     pub max_batched_tokens: usize,
     /// How many times as long as a step that only decodes one with prompts in it may take, as
     /// far as measured: a prompt that arrives slows running answers by no more than this. At
-    /// least 1, where prompts get 16 tokens a step while anything decodes; infinite for steps
+    /// least 1, where prompts get 4 tokens a step while anything decodes; infinite for steps
     /// that are always full. Default 2.5.
     pub max_slowdown: f32,
     /// Requests that may wait for a seat; the next one is refused as

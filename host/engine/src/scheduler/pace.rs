@@ -5,8 +5,12 @@
 
 use std::time::Duration;
 
-/// Fewest prompt tokens of a step, so that a prompt comes to its end on any machine.
-const FEWEST_TOKENS: usize = 16;
+/// Prompt tokens of a step before it is known what one costs.
+const FIRST_TOKENS: usize = 16;
+
+/// Fewest prompt tokens of a step, so that a prompt comes to its end on any machine: at the end
+/// of a long context on a slow one, one token can cost half of what eight decodes do.
+const FEWEST_TOKENS: usize = 4;
 
 /// Steps shorter than this disturb nobody; and clocks are no good for them.
 const SHORT: Duration = Duration::from_millis(2);
@@ -66,7 +70,7 @@ impl Pace {
             return 0;
         };
         let Some(per_token) = self.per_token else {
-            return FEWEST_TOKENS.min(most);
+            return FIRST_TOKENS.min(most);
         };
         let spare = (decode.seconds * (self.max_slowdown - 1.0)).max(SHORT.as_secs_f64());
         let tokens = spare / per_token.max(1e-9);
@@ -98,11 +102,8 @@ impl Pace {
                 decode.seconds
             }
         };
-        // A few tokens say little of what one costs.
-        if num_prompt_tokens >= FEWEST_TOKENS {
-            let per_token = (seconds - decode).max(0.0) / num_prompt_tokens as f64;
-            self.per_token = Some(moved(self.per_token, per_token));
-        }
+        let per_token = (seconds - decode).max(0.0) / num_prompt_tokens as f64;
+        self.per_token = Some(moved(self.per_token, per_token));
     }
 
     fn note_decode(&mut self, num_decodes: usize, seconds: f64) {
@@ -159,7 +160,7 @@ mod tests {
         let mut pace = Pace::new(2.5);
         // 15 ms to spare at 100 µs a token.
         let tokens = steps(&mut pace, 60, |_| 100);
-        assert_eq!(tokens[..2], [0, FEWEST_TOKENS]);
+        assert_eq!(tokens[..2], [0, FIRST_TOKENS]);
         assert_eq!(tokens[2..], [150; 58]);
     }
 
@@ -213,7 +214,8 @@ mod tests {
     fn a_slow_machine_still_reads_its_prompts() {
         let mut pace = Pace::new(2.0);
         let tokens = steps(&mut pace, 20, |_| 100_000);
-        assert_eq!(tokens[1..], [FEWEST_TOKENS; 19]);
-        assert_eq!(pace.prompt_tokens(8, 5), 5);
+        assert_eq!(tokens[..2], [0, FIRST_TOKENS]);
+        assert_eq!(tokens[2..], [FEWEST_TOKENS; 18]);
+        assert_eq!(pace.prompt_tokens(8, 3), 3);
     }
 }
