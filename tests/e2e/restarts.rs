@@ -58,6 +58,7 @@ fn asked(prompt: &str) -> GenerateRequest {
             ignore_eos: false,
             stop_token_ids: Vec::new(),
         },
+        grammar: None,
         logprobs: None,
         prompt_logprobs: None,
         queue: QueueParams::default(),

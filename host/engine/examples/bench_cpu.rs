@@ -107,6 +107,7 @@ fn generate(engine: &Engine, ids: &[u32], max_tokens: u32) -> Result<Run, Box<dy
             ignore_eos: true,
             stop_token_ids: vec![],
         },
+        grammar: None,
         logprobs: None,
         prompt_logprobs: None,
         queue: QueueParams::default(),

@@ -86,6 +86,7 @@ fn submit(
             ignore_eos: true,
             stop_token_ids: vec![],
         },
+        grammar: None,
         logprobs: None,
         prompt_logprobs: None,
         queue: QueueParams::default(),

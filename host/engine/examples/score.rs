@@ -146,6 +146,7 @@ fn step(
                 seed: 0,
                 num_prompt_tokens: first_position + ids.len(),
                 logprobs: None,
+                needs_logits: false,
             },
         }],
     })?;

@@ -22,6 +22,7 @@ use tracing::{debug, error, info};
 
 use crate::{
     error::EngineError,
+    grammar::MaskWorkers,
     kv_cache::BlockDemand,
     request::{GenerateRequest, TokenEvent},
     runner::{
@@ -88,6 +89,7 @@ pub(crate) struct EngineLoop {
     scheduler: Scheduler,
     clients: HashMap<SequenceId, Client>,
     dropped: DroppedStreams,
+    masks: MaskWorkers,
     stats: Arc<SharedStats>,
     /// Keyed at random by the standard library; hashes make the seeds that requests leave
     /// open.
@@ -130,6 +132,7 @@ impl EngineLoop {
             limits,
             clients: HashMap::new(),
             dropped,
+            masks: MaskWorkers::default(),
             stats,
             seeds: RandomState::new(),
             num_received: 0,
@@ -188,6 +191,7 @@ impl EngineLoop {
             return if is_idle { Turn::Idle } else { Turn::AllPaused };
         }
         self.release_queue_slots(&step);
+        self.scheduler.begin_masks(&step, &self.masks);
         match self.execute(&step.batch) {
             Ok(output) => {
                 let (results, failed) = draw::results(&self.scheduler, &step, output);

@@ -54,6 +54,12 @@ pub enum EngineError {
     /// The engine takes no new requests.
     #[error("the engine is shutting down")]
     ShuttingDown,
+    /// The request's grammar met one of its limits in the middle of the answer.
+    #[error("the grammar cannot go on: {reason}")]
+    Grammar {
+        /// Which, for the client.
+        reason: String,
+    },
     /// The device or a step failed.
     #[error("the model could not run a step: {message}")]
     Step {

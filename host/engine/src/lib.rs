@@ -6,6 +6,7 @@ mod checkpoint;
 mod engine;
 mod engine_loop;
 mod error;
+mod grammar;
 pub mod hub;
 mod kv_cache;
 mod layers;
@@ -26,6 +27,9 @@ mod tokenizer;
 pub use checkpoint::{Checkpoint, Weight};
 pub use engine::{Engine, EngineConfig};
 pub use error::{EngineError, LoadError, StartError};
+pub use grammar::{
+    Allowed, Grammar, GrammarCompiler, GrammarError, GrammarSource, GrammarState, TokenMask,
+};
 pub use model_config::{Architecture, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
 pub use request::{
     CacheParams, FinishReason, GenerateRequest, Lane, QueueParams, SampledToken, SamplingParams,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::EngineError;
+use crate::{error::EngineError, grammar::Grammar};
 
 /// An entry of the model's vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// When the answer ends.
     pub stop: StopParams,
+    /// What the answer must match. It ends where the grammar allows nothing more, whatever
+    /// `min_tokens` and `ignore_eos` say.
+    pub grammar: Option<Grammar>,
     /// Report each token's logprob with this many alternatives (0 to 20).
     pub logprobs: Option<u32>,
     /// Score the prompt: report every prompt token but the first, with this many alternatives.
@@ -67,8 +70,8 @@ pub struct CacheParams {
     pub prefix_tokens: usize,
 }
 
-/// How the next token is chosen from the logits. The order is: logit bias, penalties,
-/// temperature, top-k, top-p, min-p, draw.
+/// How the next token is chosen from the logits. The order is: logit bias, penalties, the
+/// request's grammar, temperature, top-k, top-p, min-p, draw.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// 0 is greedy; in [0, 2].
@@ -150,8 +153,8 @@ pub struct SampledToken {
     pub logprobs: Option<TokenLogprobs>,
 }
 
-/// A token's natural-log probability and that of its most likely rivals, before temperature
-/// and penalties, after the final soft cap.
+/// A token's natural-log probability and that of its most likely rivals, before temperature,
+/// penalties and grammar, after the final soft cap.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprobs {
     /// The token that was generated or stands in the prompt.

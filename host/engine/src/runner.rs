@@ -120,6 +120,9 @@ pub struct SamplingInput {
     pub num_prompt_tokens: usize,
     /// Logprobs to return, with so many alternatives.
     pub logprobs: Option<u32>,
+    /// A grammar restricts the draw, and its mask is known only after the step: the runner
+    /// must return logits.
+    pub needs_logits: bool,
 }
 
 /// What a step returns for one wanted row.

@@ -19,6 +19,7 @@ pub(crate) use logprobs::score;
 
 use crate::{
     error::EngineError,
+    grammar::TokenMask,
     request::{SampledToken, SamplingParams, TokenId},
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct DrawContext<'a> {
     pub(crate) generated: &'a [TokenId],
     /// Not to be drawn.
     pub(crate) forbidden: Vec<TokenId>,
+    /// What the request's grammar allows.
+    pub(crate) allowed: Option<TokenMask>,
     /// Alternatives to report, if any report is wanted.
     pub(crate) logprobs: Option<u32>,
 }

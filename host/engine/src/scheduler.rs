@@ -24,6 +24,7 @@ use std::{
 };
 
 use crate::{
+    grammar::MaskWorkers,
     kv_cache::{KvCache, KvUse},
     request::{GenerateRequest, TokenEvent, TokenId},
     runner::{Batch, KvLayout, KvPlan, OutputRows},
@@ -238,6 +239,15 @@ impl Scheduler {
             self.preempt(newest);
         }
         self.kv = KvCache::new(layout, plan);
+    }
+
+    /// Has the masks of sequences that the step is the first of computed beside it.
+    pub(crate) fn begin_masks(&mut self, step: &Step, workers: &MaskWorkers) {
+        for &id in &step.ids {
+            if let Some(index) = self.running_index(id) {
+                self.running[index].begin_masks(workers);
+            }
+        }
     }
 
     /// A sequence that is part of the current step.

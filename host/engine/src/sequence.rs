@@ -7,6 +7,8 @@ use std::{
 };
 
 use crate::{
+    error::EngineError,
+    grammar::{Allowed, Constraint, MaskWorkers},
     kv_cache::{BlockHash, HashChain, SequenceBlocks},
     request::{
         FinishReason, GenerateRequest, Lane, QueueParams, SampledToken, SamplingParams, StopParams,
@@ -47,6 +49,7 @@ pub(crate) struct Sequence {
     sampling: Arc<SamplingParams>,
     seed: u64,
     stop: StopParams,
+    constraint: Option<Constraint>,
     eos_token_ids: Arc<[TokenId]>,
     logprobs: Option<u32>,
     prompt_scores: Option<PromptScores>,
@@ -89,6 +92,8 @@ pub(crate) struct SequenceResult {
     pub(crate) scores: Vec<TokenLogprobs>,
     /// The token after the chunk's last, where asked for.
     pub(crate) next: Option<SampledToken>,
+    /// No token can follow: the grammar is complete.
+    pub(crate) is_complete: bool,
 }
 
 impl Sequence {
@@ -116,6 +121,7 @@ impl Sequence {
             seed: request.sampling.seed.unwrap_or(seed),
             sampling: Arc::new(request.sampling),
             stop: request.stop,
+            constraint: request.grammar.map(Constraint::new),
             eos_token_ids,
             logprobs: request.logprobs,
             prompt_scores: request
@@ -232,6 +238,24 @@ impl Sequence {
         ends.copied().filter(move |_| too_early)
     }
 
+    /// Has the grammar's first mask computed, while the prompt is.
+    pub(crate) fn begin_masks(&mut self, workers: &MaskWorkers) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.begin(workers);
+        }
+    }
+
+    /// What the grammar allows now; `None` without one. Waits for the mask if it is late.
+    ///
+    /// # Errors
+    /// [`EngineError::Grammar`] where a limit of the grammar is met.
+    pub(crate) fn allowed(&self) -> Result<Option<Allowed>, EngineError> {
+        self.constraint
+            .as_ref()
+            .map(Constraint::allowed)
+            .transpose()
+    }
+
     /// Tokens to compute before the next is drawn or, where none is, before the end.
     pub(crate) fn num_tokens_to_compute(&self) -> usize {
         if self.stop.max_tokens == 0 {
@@ -287,6 +311,7 @@ impl Sequence {
                 seed: self.seed,
                 num_prompt_tokens: self.num_prompt_tokens,
                 logprobs: self.logprobs,
+                needs_logits: self.constraint.is_some(),
             },
         }
     }
@@ -326,9 +351,13 @@ impl Sequence {
                 self.tokens.push(token.id);
                 self.times.first_token.get_or_insert(now);
                 let reason = self.finish_reason(token.id, context_length);
+                if let (Some(constraint), None) = (&self.constraint, reason) {
+                    constraint.accept(token.id);
+                }
                 events.push((self.id, TokenEvent::Token(token)));
                 reason
             }
+            None if result.is_complete => Some(FinishReason::Stop),
             None if self.stop.max_tokens == 0
                 && self.num_computed_tokens >= self.num_tokens_to_compute() =>
             {
@@ -344,7 +373,9 @@ impl Sequence {
     }
 
     fn finish_reason(&self, last: TokenId, context_length: usize) -> Option<FinishReason> {
-        let is_eos = !self.stop.ignore_eos && self.eos_token_ids.contains(&last);
+        // Within a grammar an end token comes only where the answer may end.
+        let counts_eos = !self.stop.ignore_eos || self.constraint.is_some();
+        let is_eos = counts_eos && self.eos_token_ids.contains(&last);
         if is_eos || self.stop.stop_token_ids.contains(&last) {
             return Some(FinishReason::Stop);
         }

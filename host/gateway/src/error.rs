@@ -292,6 +292,9 @@ impl From<EngineError> for ApiError {
                 context_length,
             } => Self::context_overflow(context_length, num_tokens, 1, "prompt"),
             EngineError::InvalidParameter { name, .. } => Self::invalid(name, error.to_string()),
+            EngineError::Grammar { .. } => Self::bad_request(error.to_string())
+                .with_code("grammar_too_complex")
+                .no_retry(),
             EngineError::Overloaded { .. } => {
                 Self::too_many_requests(error.to_string(), Duration::from_secs(1))
                     .with_code("overloaded")

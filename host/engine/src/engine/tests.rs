@@ -44,6 +44,7 @@ fn request(prompt: &str, max_tokens: u32) -> GenerateRequest {
             ignore_eos: false,
             stop_token_ids: vec![],
         },
+        grammar: None,
         logprobs: None,
         prompt_logprobs: None,
         queue: QueueParams::default(),

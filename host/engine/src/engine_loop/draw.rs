@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::{
     error::EngineError,
+    grammar::Allowed,
     runner::{BatchSequence, RowOutput, StepOutput},
     sampler::{self, DrawContext},
     scheduler::{Scheduler, Step},
@@ -56,6 +57,14 @@ fn read_rows(
                     .push(sampler::score(&logits, token, num_alternatives));
             }
             (RowOutput::Logits(logits), None) => {
+                let allowed = match sequence.allowed()? {
+                    Some(Allowed::End) => {
+                        result.is_complete = true;
+                        continue;
+                    }
+                    Some(Allowed::Tokens(mask)) => Some(mask),
+                    None => None,
+                };
                 let context = DrawContext {
                     params: sequence.sampling(),
                     seed: sequence.seed(),
@@ -63,9 +72,15 @@ fn read_rows(
                     prompt: sequence.prompt(),
                     generated: sequence.generated(),
                     forbidden: sequence.forbidden_tokens().collect(),
+                    allowed,
                     logprobs: sequence.logprobs(),
                 };
                 result.next = Some(sampler::sample(logits, &context)?);
+            }
+            (RowOutput::Sampled(_), None) if sequence.allowed()?.is_some() => {
+                return Err(EngineError::Step {
+                    message: format!("the runner drew a token at {position}, past the grammar"),
+                });
             }
             (RowOutput::Sampled(token), None) => result.next = Some(token),
             (RowOutput::Sampled(_), Some(_)) => {

@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use super::DrawContext;
 use crate::request::TokenId;
 
-/// Applies bias, repetition, frequency and presence penalties and the ban on forbidden
-/// tokens, in this order. Ids outside of `logits` change nothing.
+/// Applies bias, repetition, frequency and presence penalties, the grammar and the ban on
+/// forbidden tokens, in this order. Ids outside of `logits` change nothing.
 pub(super) fn apply(logits: &mut [f32], context: &DrawContext<'_>) {
     let params = context.params;
     for &(id, bias) in &params.logit_bias {
@@ -40,7 +40,15 @@ pub(super) fn apply(logits: &mut [f32], context: &DrawContext<'_>) {
             change(logits, id, |logit| logit - penalty);
         }
     }
-    for &id in &context.forbidden {
+    let mut forbidden = context.forbidden.as_slice();
+    if let Some(allowed) = &context.allowed {
+        allowed.apply(logits);
+        // A complete answer ends, however short it is.
+        if allowed.is_within(forbidden) {
+            forbidden = &[];
+        }
+    }
+    for &id in forbidden {
         change(logits, id, |_| f32::NEG_INFINITY);
     }
 }

@@ -20,6 +20,7 @@ fn context(params: &SamplingParams) -> DrawContext<'_> {
         prompt: &[],
         generated: &[],
         forbidden: Vec::new(),
+        allowed: None,
         logprobs: None,
     }
 }

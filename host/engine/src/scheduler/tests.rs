@@ -61,6 +61,7 @@ fn request_of(first: u32, num_prompt_tokens: usize, max_tokens: u32) -> Generate
             ignore_eos: false,
             stop_token_ids: vec![],
         },
+        grammar: None,
         logprobs: None,
         prompt_logprobs: None,
         queue: QueueParams::default(),

@@ -2,6 +2,8 @@
 
 // `cfg(test)` tells clippy that helpers, too, may unwrap.
 #[cfg(test)]
+mod constrained;
+#[cfg(test)]
 mod exactness;
 #[cfg(test)]
 mod golden;

@@ -39,6 +39,7 @@ pub(crate) fn greedy(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
             ignore_eos: true,
             stop_token_ids: vec![],
         },
+        grammar: None,
         logprobs: Some(5),
         prompt_logprobs: None,
         queue: QueueParams::default(),
@@ -57,6 +58,8 @@ pub(crate) fn scored(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
 /// What a request gave.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Answer {
+    /// Why it ended.
+    pub(crate) reason: Option<FinishReason>,
     pub(crate) prompt: Vec<TokenLogprobs>,
     pub(crate) tokens: Vec<SampledToken>,
 }
@@ -69,15 +72,18 @@ impl Answer {
 
 /// Submits everything at once and waits for all of it.
 pub(crate) fn run_together(engine: &Engine, requests: Vec<GenerateRequest>) -> Vec<Answer> {
-    let streams: Vec<TokenStream> = requests
+    let streams: Vec<(TokenStream, bool)> = requests
         .into_iter()
-        .map(|request| engine.submit(request).unwrap())
+        .map(|request| {
+            let is_free = request.grammar.is_none();
+            (engine.submit(request).unwrap(), is_free)
+        })
         .collect();
     // Streams are bounded; a thread each keeps any from holding its sequence up.
     std::thread::scope(|scope| {
         let answers: Vec<_> = streams
             .into_iter()
-            .map(|stream| scope.spawn(|| collect(stream)))
+            .map(|(stream, is_free)| scope.spawn(move || collect(stream, is_free)))
             .collect();
         answers
             .into_iter()
@@ -86,13 +92,17 @@ pub(crate) fn run_together(engine: &Engine, requests: Vec<GenerateRequest>) -> V
     })
 }
 
-fn collect(mut stream: TokenStream) -> Answer {
+fn collect(mut stream: TokenStream, is_free: bool) -> Answer {
     let mut answer = Answer::default();
     while let Some(event) = stream.blocking_next() {
         match event {
             TokenEvent::Prompt(logprobs) => answer.prompt.extend(logprobs),
             TokenEvent::Token(token) => answer.tokens.push(token),
-            TokenEvent::Finished { reason, .. } => assert_eq!(reason, FinishReason::Length),
+            TokenEvent::Finished { reason, .. } => {
+                // Without a grammar nothing but the limit ends what ignores end tokens.
+                assert!(!is_free || reason == FinishReason::Length, "{reason:?}");
+                answer.reason = Some(reason);
+            }
             TokenEvent::Failed(error) => panic!("{error}"),
         }
     }

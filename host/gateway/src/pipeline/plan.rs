@@ -123,6 +123,7 @@ pub(super) fn plan(
                 ignore_eos: options.ignore_eos,
                 stop_token_ids: options.stop_token_ids.clone(),
             },
+            grammar: None,
             logprobs: options.logprobs,
             prompt_logprobs: options.prompt_logprobs,
             queue: QueueParams {

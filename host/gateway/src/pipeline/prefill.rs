@@ -108,6 +108,7 @@ impl Prefill {
                 ignore_eos: true,
                 stop_token_ids: Vec::new(),
             },
+            grammar: None,
             logprobs: None,
             prompt_logprobs: None,
             queue: QueueParams {

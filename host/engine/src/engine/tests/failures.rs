@@ -66,6 +66,7 @@ fn a_stale_or_shared_block_would_be_noticed() {
             seed: 0,
             num_prompt_tokens: 2,
             logprobs: None,
+            needs_logits: false,
         },
     };
     let mut run = |part| {
