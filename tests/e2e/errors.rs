@@ -157,7 +157,7 @@ async fn features_that_are_missing_are_refused_by_name() {
         ),
         (
             "response_format",
-            json!({"type": "json_object"}),
+            json!({"type": "structural_tag"}),
             "response_format.type",
         ),
         ("audio", json!({"voice": "x"}), "audio"),

@@ -139,21 +139,3 @@ async fn a_processor_that_cuts_ends_the_answer_and_the_work() {
     idle.expect("the sequences are dropped");
     assert!(server.engine.stats().decode_tokens < 2 * 4000);
 }
-
-#[tokio::test]
-async fn a_prompt_that_asks_for_a_grammar_is_refused_by_name() {
-    let toml = "[[routes]]\nname = 'chat'\nplugins = [{ plugin = 'grammar' }]\n";
-    let plugins = [("grammar", guests::GRAMMAR)];
-    let server = Server::with_plugins(toml, SimRunner::default(), &plugins);
-    let answer = server.post(CHAT, halo("chat")).await;
-    assert_eq!(answer.status, 500);
-    let error = &answer.json()["error"];
-    assert_eq!(error["code"], "plugin_grammar");
-    let message = error["message"].as_str().unwrap();
-    assert!(
-        message.starts_with("plugin grammar@")
-            && message.ends_with("asked for a grammar, which this version does not support yet"),
-        "{message}"
-    );
-    assert_eq!(server.engine.stats().steps, 0);
-}

@@ -122,10 +122,9 @@ impl Server {
         self.controller
             .model_known(self.engine.model())
             .expect("a template that fits");
-        self.state.model.fill(LoadedModel {
-            engine: self.engine.clone(),
-            tokenizer: sim_tokenizer(),
-        });
+        self.state
+            .model
+            .fill(LoadedModel::new(self.engine.clone(), sim_tokenizer()));
     }
 
     /// Sends a request and waits for the whole answer.

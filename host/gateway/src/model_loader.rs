@@ -38,7 +38,7 @@ pub fn load(config: &Config) -> anyhow::Result<LoadedModel> {
     };
     let engine =
         Engine::start_supervised(runner, factory, engine).context("cannot start the engine")?;
-    Ok(LoadedModel { engine, tokenizer })
+    Ok(LoadedModel::new(engine, tokenizer))
 }
 
 fn runner(config: &Config) -> anyhow::Result<(Box<dyn ModelRunner>, RunnerFactory, Tokenizer)> {

@@ -6,6 +6,7 @@ pub mod chat;
 pub mod chat_answer;
 pub mod completion;
 pub mod completion_answer;
+pub mod grammar;
 pub mod identity;
 pub mod logprobs;
 pub(crate) mod message;

@@ -6,6 +6,7 @@
 
 mod call;
 mod choice;
+mod grammar;
 mod judge;
 mod pieces;
 mod plan;
@@ -82,8 +83,10 @@ pub async fn run(
         });
     }
     let tokens = prompt::tokens(model, &mut run, &chat, prompt, record);
-    let tokens = deadline.hold(tokens).await?;
-    let plan = plan::plan(model, &route, &chat, &options, tokens, deadline)?;
+    let mut tokens = deadline.hold(tokens).await?;
+    let grammar = grammar::compiled(model, options.grammar.as_ref(), tokens.grammar.take());
+    let grammar = deadline.hold(grammar).await?;
+    let plan = plan::plan(model, &route, &chat, &options, tokens, grammar, deadline)?;
     let choices = choice::submit(model, &mut run, &context, &plan, deadline);
     Ok(Answer {
         choices: deadline.hold(choices).await?,

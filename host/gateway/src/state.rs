@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use gapura_engine::{Engine, Tokenizer};
+use gapura_engine::{Engine, GrammarCompiler, Tokenizer};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Auth, RateLimiter};
@@ -41,6 +41,19 @@ pub struct LoadedModel {
     pub engine: Engine,
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
+    /// Grammars for this vocabulary.
+    pub grammars: GrammarCompiler,
+}
+
+impl LoadedModel {
+    /// A running engine and the tokenizer of its model.
+    pub fn new(engine: Engine, tokenizer: Tokenizer) -> Self {
+        Self {
+            grammars: GrammarCompiler::new(&tokenizer, &engine.model().eos_token_ids),
+            engine,
+            tokenizer,
+        }
+    }
 }
 
 /// The place of the loaded model: empty, then filled once, or failed for good.

@@ -1,6 +1,6 @@
 //! Building prompts out of segments.
 
-use crate::{Prompt, Segment};
+use crate::{Grammar, Prompt, Segment};
 
 /// Collects a prompt's segments in order.
 ///
@@ -21,6 +21,7 @@ use crate::{Prompt, Segment};
 pub struct PromptBuilder {
     segments: Vec<Segment>,
     stop: Vec<String>,
+    grammar: Option<Grammar>,
 }
 
 impl PromptBuilder {
@@ -63,12 +64,20 @@ impl PromptBuilder {
         self
     }
 
+    /// Says what the answer must match; the engine enforces it while it samples. The last one
+    /// said holds.
+    #[must_use]
+    pub fn grammar(mut self, grammar: Grammar) -> Self {
+        self.grammar = Some(grammar);
+        self
+    }
+
     /// The prompt.
     pub fn build(self) -> Prompt {
         Prompt {
             segments: self.segments,
             stop: self.stop,
-            grammar: None,
+            grammar: self.grammar,
         }
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::openai::body::{Fields, kind_of};
+use crate::openai::grammar::{AskedGrammar, take_grammar};
 
 /// Most stop strings, as OpenAI has it.
 const MAX_STOP_STRINGS: usize = 4;
@@ -40,6 +41,8 @@ pub struct Options {
     pub stop_token_ids: Vec<TokenId>,
     /// Only requests with the same salt share computed prefixes with this one.
     pub cache_salt: Option<Arc<str>>,
+    /// What the answer must match.
+    pub grammar: Option<AskedGrammar>,
 }
 
 impl Default for Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             min_tokens: 0,
             stop_token_ids: Vec::new(),
             cache_salt: None,
+            grammar: None,
         }
     }
 }
@@ -118,6 +122,7 @@ pub(super) fn take_options(fields: &mut Fields) -> Result<Options, ApiError> {
             .unwrap_or(0),
         stop_token_ids: fields.take("stop_token_ids")?.unwrap_or_default(),
         cache_salt: take_cache_salt(fields)?,
+        grammar: take_grammar(fields)?,
         ..Options::default()
     })
 }

@@ -67,12 +67,6 @@ const BOTH: &[Rule] = &[
     ("num_ctx", &[]),
     ("do_sample", &[]),
     ("grammar", &["\"\""]),
-    ("json_schema", &[]),
-    ("guided_json", &[]),
-    ("guided_regex", &[]),
-    ("guided_choice", &[]),
-    ("guided_grammar", &[]),
-    ("structured_outputs", &["{}"]),
 ];
 
 /// Takes the unsupported fields of a chat out.
@@ -80,7 +74,6 @@ const BOTH: &[Rule] = &[
 /// # Errors
 /// 400 for the first that asks for something.
 pub(super) fn refuse_in_chat(fields: &mut Fields) -> Result<(), ApiError> {
-    response_format(fields)?;
     let tool_choice = fields.take_value("tool_choice");
     if tool_choice.as_ref().is_some_and(|choice| choice == "none") {
         // Tools that must not be called ask for nothing.
@@ -98,27 +91,9 @@ pub(super) fn refuse_in_chat(fields: &mut Fields) -> Result<(), ApiError> {
 /// # Errors
 /// 400 for the first that asks for something.
 pub(super) fn refuse_in_completion(fields: &mut Fields) -> Result<(), ApiError> {
-    response_format(fields)?;
     refuse(fields, COMPLETION)?;
     refuse(fields, CHAT)?;
     refuse(fields, BOTH)
-}
-
-fn response_format(fields: &mut Fields) -> Result<(), ApiError> {
-    let Some(format) = fields.take_value("response_format") else {
-        return Ok(());
-    };
-    match format.get("type").and_then(Value::as_str) {
-        Some("text") => Ok(()),
-        Some(other) => Err(ApiError::unsupported(
-            "response_format.type",
-            format!("response_format.type `{other}` is not supported, only `text` is"),
-        )),
-        None => Err(ApiError::invalid(
-            "response_format",
-            "response_format must be an object with a `type`, such as {\"type\":\"text\"}",
-        )),
-    }
 }
 
 fn refuse(fields: &mut Fields, rules: &[Rule]) -> Result<(), ApiError> {
@@ -157,7 +132,7 @@ mod tests {
             r#"{"tools":[],"tool_choice":"auto","parallel_tool_calls":true}"#,
             r#"{"tools":[{"type":"function"}],"tool_choice":"none"}"#,
             r#"{"functions":[],"function_call":"none","modalities":["text"],"store":false}"#,
-            r#"{"response_format":{"type":"text"},"best_of":1,"audio":null,"suffix":"kept"}"#,
+            r#"{"best_of":1,"audio":null,"suffix":"kept"}"#,
         ] {
             chat(body).unwrap();
         }
@@ -169,20 +144,10 @@ mod tests {
             (r#"{"tools":[{"type":"function"}]}"#, "tools"),
             (r#"{"tool_choice":"required"}"#, "tool_choice"),
             (r#"{"modalities":["text","audio"]}"#, "modalities"),
-            (
-                r#"{"response_format":{"type":"json_object"}}"#,
-                "response_format.type",
-            ),
-            (
-                r#"{"response_format":{"type":"json_schema"}}"#,
-                "response_format.type",
-            ),
-            (r#"{"response_format":"json"}"#, "response_format"),
             (r#"{"store":true}"#, "store"),
             (r#"{"best_of":2}"#, "best_of"),
             (r#"{"max_new_tokens":5}"#, "max_new_tokens"),
             (r#"{"repeat_penalty":1.1}"#, "repeat_penalty"),
-            (r#"{"guided_json":{}}"#, "guided_json"),
         ] {
             let error = chat(body).unwrap_err();
             assert_eq!(error.body()["error"]["param"], param, "{}", error.message());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use gapura_engine::{
-    CacheParams, GenerateRequest, Lane, QueueParams, SamplingParams, StopParams, TokenId,
+    CacheParams, GenerateRequest, Grammar, Lane, QueueParams, SamplingParams, StopParams, TokenId,
 };
 use gapura_plugin_runtime::{Chat, Sampling};
 
@@ -70,6 +70,7 @@ pub(super) fn plan(
     chat: &Chat,
     options: &Options,
     prompt: Tokens,
+    grammar: Option<Grammar>,
     deadline: Deadline,
 ) -> Result<Plan, ApiError> {
     let info = model.engine.model();
@@ -99,7 +100,7 @@ pub(super) fn plan(
     }
     let mut stop = chat.sampling.stop.clone();
     stop.extend(prompt.stop);
-    let end_tokens = if options.ignore_eos {
+    let end_tokens = if options.ignore_eos && grammar.is_none() {
         &[][..]
     } else {
         &info.eos_token_ids
@@ -123,7 +124,7 @@ pub(super) fn plan(
                 ignore_eos: options.ignore_eos,
                 stop_token_ids: options.stop_token_ids.clone(),
             },
-            grammar: None,
+            grammar,
             logprobs: options.logprobs,
             prompt_logprobs: options.prompt_logprobs,
             queue: QueueParams {

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
 use crate::pipeline::call::PromptSource;
+use crate::pipeline::grammar::Imposed;
 use crate::state::LoadedModel;
 use crate::telemetry::RequestRecord;
 
@@ -30,6 +31,8 @@ pub(super) struct Tokens {
     /// Tokens before the template's last `prefix-end`: the same for other requests of the
     /// route. 0 where it names none.
     pub(super) num_prefix: usize,
+    /// What the template wants the answer to match.
+    pub(super) grammar: Option<Imposed>,
     /// The field of the request that holds the prompt.
     pub(super) param: &'static str,
 }
@@ -68,7 +71,7 @@ pub(super) async fn tokens(
 ) -> Result<Tokens, ApiError> {
     let param = source.param();
     let prompt = match source {
-        PromptSource::Template => rendered(run.render(chat).await?, run.chain())?,
+        PromptSource::Template => rendered(run.render(chat).await?)?,
         PromptSource::Text => return raw_text(model, chat, record).await,
         PromptSource::Tokens { ids, text } if text_of(chat) == text => {
             return Ok(Tokens {
@@ -76,6 +79,7 @@ pub(super) async fn tokens(
                 stop: Vec::new(),
                 num_prefix: 0,
                 param,
+                grammar: None,
             });
         }
         PromptSource::Tokens { .. } => return raw_text(model, chat, record).await,
@@ -92,16 +96,16 @@ pub(super) async fn tokens(
         stop: prompt.stop,
         num_prefix: ids.num_prefix,
         param,
+        grammar: prompt.grammar.map(|grammar| Imposed {
+            grammar,
+            plugin: template(run.chain()).to_owned(),
+        }),
     })
 }
 
-fn rendered(rendered: Rendered, chain: &Chain) -> Result<Prompt, ApiError> {
+fn rendered(rendered: Rendered) -> Result<Prompt, ApiError> {
     match rendered {
         Rendered::Refused { plugin: _, refusal } => Err(refusal.into()),
-        Rendered::Prompt(prompt) if prompt.grammar.is_some() => {
-            let problem = "asked for a grammar, which this version does not support yet";
-            Err(ApiError::plugin(template(chain), problem, "plugin_grammar"))
-        }
         Rendered::Prompt(prompt) => Ok(prompt),
     }
 }
@@ -118,6 +122,7 @@ async fn raw_text(
         stop: Vec::new(),
         num_prefix: 0,
         param: "prompt",
+        grammar: None,
     })
 }
 
