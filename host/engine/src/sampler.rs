@@ -9,6 +9,7 @@ mod logprobs;
 mod penalties;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -16,6 +17,7 @@ use rand_chacha::{
 };
 
 pub(crate) use logprobs::score;
+use weights::Weigher;
 
 use crate::{
     error::EngineError,
@@ -60,7 +62,7 @@ pub(crate) fn sample(
         .logprobs
         .map(|num_alternatives| logprobs::RawDistribution::of(&logits, num_alternatives));
     penalties::apply(&mut logits, context);
-    let id = choose(&mut logits, context).ok_or_else(|| EngineError::Step {
+    let id = choose(&logits, context).ok_or_else(|| EngineError::Step {
         message: format!("no logit at position {} is finite", context.position),
     })?;
     Ok(SampledToken {
@@ -69,38 +71,20 @@ pub(crate) fn sample(
     })
 }
 
-fn choose(logits: &mut [f32], context: &DrawContext<'_>) -> Option<u32> {
-    let best = argmax(logits)?;
+fn choose(logits: &[f32], context: &DrawContext<'_>) -> Option<u32> {
+    let best = weights::argmax(logits)?;
     let params = context.params;
     if params.temperature == 0.0 {
         return Some(best.0);
     }
-    let total = to_weights(logits, best.1, params.temperature);
-    let kept = filter::kept(logits, total, params)?;
-    Some(draw(&kept, uniform(context.seed, context.position)))
-}
-
-/// The greatest logit and its id, the lowest of several. NaN is never the greatest.
-fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
-    let mut best = None;
-    for (id, &logit) in (0_u32..).zip(logits) {
-        if logit > best.map_or(f32::NEG_INFINITY, |(_, greatest)| greatest) {
-            best = Some((id, logit));
-        }
+    let weigher = Weigher::new(best.1, params.temperature);
+    let weight = |logit| weigher.weight(logit);
+    let uniform = uniform(context.seed, context.position);
+    if filter::keeps_all(params, logits.len()) {
+        return weights::draw(logits, weight, uniform);
     }
-    best.filter(|(_, logit)| logit.is_finite())
-}
-
-/// Turns logits into weights in place, NaN into 0, and returns their sum.
-fn to_weights(logits: &mut [f32], greatest: f32, temperature: f32) -> f64 {
-    let mut total = 0.0;
-    for logit in logits {
-        // The difference first: the division may overflow for temperatures near 0.
-        let weight = ((*logit - greatest) / temperature).exp();
-        *logit = if weight.is_nan() { 0.0 } else { weight };
-        total += f64::from(*logit);
-    }
-    total
+    let kept = filter::kept(logits, weight, params)?;
+    Some(draw(&kept, uniform))
 }
 
 /// A number in [0, 1) that depends on `seed` and `position` alone.

@@ -3,32 +3,47 @@
 
 use std::cmp::Ordering;
 
-use super::Candidate;
+use super::{
+    Candidate,
+    weights::{self, LANES},
+};
 use crate::request::SamplingParams;
 
+/// Whether no filter is set, for a vocabulary of `len`.
+pub(super) fn keeps_all(params: &SamplingParams, len: usize) -> bool {
+    let keeps_rank = params.top_k == 0 || params.top_k as usize >= len;
+    keeps_rank && params.top_p >= 1.0 && params.min_p <= 0.0
+}
+
 /// The candidates that survive all filters, the most likely one always among them; `None` if
-/// there is none. `total` is the sum of `weights`.
+/// there is none. `weight` never falls where logits grow; that of the greatest is 1.
 pub(super) fn kept(
-    weights: &[f32],
-    mut total: f64,
+    logits: &[f32],
+    weight: impl Fn(f32) -> f32 + Copy,
     params: &SamplingParams,
 ) -> Option<Vec<Candidate>> {
-    let top_k = match params.top_k as usize {
-        0 => weights.len(),
-        k => k,
+    let candidate = |(id, logit)| Candidate {
+        id,
+        weight: weight(logit),
     };
-    let mut kept = if top_k < weights.len() {
-        let kept = heaviest(weights, top_k);
-        total = sum(&kept);
-        kept
+    let is_possible = |candidate: &Candidate| candidate.weight > 0.0;
+    let top_k = params.top_k as usize;
+    let mut total = None;
+    let mut kept: Vec<Candidate> = if top_k > 0 && top_k < logits.len() {
+        let heaviest = heaviest(logits, top_k).into_iter();
+        heaviest.map(candidate).filter(is_possible).collect()
+    } else if params.top_p < 1.0 {
+        let sum = *total.insert(weights::total(logits, weight));
+        // Tokens lighter than this weigh, all together, less than top-p leaves out; a little
+        // less, for rounding.
+        let left_out = (1.0 - f64::from(params.top_p)) * sum;
+        let negligible = left_out / logits.len() as f64 * (1.0 - 1e-6);
+        weights::all(logits, weight, negligible as f32)
     } else {
-        // Tokens lighter than this weigh, all together, less than top-p leaves out.
-        let negligible = (1.0 - f64::from(params.top_p)) * total / weights.len() as f64;
-        candidates(weights)
-            .filter(|candidate| f64::from(candidate.weight) >= negligible)
-            .collect()
+        weights::all(logits, weight, params.min_p)
     };
     if params.top_p < 1.0 {
+        let total = total.unwrap_or_else(|| sum(&kept));
         let count = nucleus(&mut kept, f64::from(params.top_p) * total);
         kept.truncate(count);
     }
@@ -39,25 +54,25 @@ pub(super) fn kept(
     (!kept.is_empty()).then_some(kept)
 }
 
-fn candidates(weights: &[f32]) -> impl Iterator<Item = Candidate> + '_ {
-    (0_u32..)
-        .zip(weights)
-        .filter(|(_, weight)| **weight > 0.0)
-        .map(|(id, &weight)| Candidate { id, weight })
-}
-
-/// The `count` heaviest. One scan: a candidate below the least of those kept so far is
-/// dropped at once, which is the fate of nearly all.
-fn heaviest(weights: &[f32], count: usize) -> Vec<Candidate> {
-    let mut kept: Vec<Candidate> = Vec::with_capacity(2 * count);
-    let mut least = 0.0;
-    for candidate in candidates(weights) {
+/// The `count` greatest, the lower id first among equals. One scan: what is below the least of
+/// those kept so far is dropped at once, which is the fate of nearly all.
+pub(super) fn heaviest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let mut kept: Vec<(u32, f32)> = Vec::with_capacity(2 * count.min(logits.len()));
+    let mut least = f32::NEG_INFINITY;
+    for (first, group) in (0_u32..).step_by(LANES).zip(logits.chunks(LANES)) {
         // Of equals the earlier, with the lower id, stays.
-        if kept.len() >= count && candidate.weight <= least {
+        if !group
+            .iter()
+            .fold(false, |found, logit| found | (*logit > least))
+        {
             continue;
         }
-        kept.push(candidate);
-        if kept.len() == 2 * count {
+        for (id, &logit) in (first..).zip(group) {
+            if logit > least {
+                kept.push((id, logit));
+            }
+        }
+        if kept.len() >= 2 * count {
             least = cut_to(&mut kept, count);
         }
     }
@@ -67,10 +82,11 @@ fn heaviest(weights: &[f32], count: usize) -> Vec<Candidate> {
     kept
 }
 
-/// Keeps the `count` heaviest of more than `count`; returns the least weight kept.
-fn cut_to(kept: &mut Vec<Candidate>, count: usize) -> f32 {
-    let (_, least, _) = kept.select_nth_unstable_by(count - 1, heavier_first);
-    let least = least.weight;
+/// Keeps the `count` greatest of more than `count`; returns the least kept.
+fn cut_to(kept: &mut Vec<(u32, f32)>, count: usize) -> f32 {
+    let greater_first = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let (_, least, _) = kept.select_nth_unstable_by(count - 1, greater_first);
+    let least = least.1;
     kept.truncate(count);
     least
 }
@@ -115,7 +131,11 @@ mod tests {
 
     /// The obvious way: sort everything, cut three times.
     fn by_sorting(weights: &[f32], params: &SamplingParams) -> Vec<u32> {
-        let mut all: Vec<_> = candidates(weights).collect();
+        let mut all: Vec<_> = (0_u32..)
+            .zip(weights)
+            .filter(|(_, weight)| **weight > 0.0)
+            .map(|(id, &weight)| Candidate { id, weight })
+            .collect();
         all.sort_by(heavier_first);
         if params.top_k > 0 {
             all.truncate(params.top_k as usize);
@@ -146,10 +166,9 @@ mod tests {
             let mut weights: Vec<f32> =
                 sixty_fourths.iter().map(|&weight| f32::from(weight) / 64.0).collect();
             weights[0] = 1.0;
-            let total = weights.iter().map(|&weight| f64::from(weight)).sum();
             let params = SamplingParams { top_k, top_p, min_p, ..SamplingParams::default() };
             let mut survivors: Vec<u32> =
-                kept(&weights, total, &params).unwrap().iter().map(|kept| kept.id).collect();
+                kept(&weights, |weight| weight, &params).unwrap().iter().map(|kept| kept.id).collect();
             let mut expected = by_sorting(&weights, &params);
             survivors.sort_unstable();
             expected.sort_unstable();
@@ -174,7 +193,7 @@ mod tests {
                 ..SamplingParams::default()
             },
         ] {
-            let kept = kept(&weights, 2.4, &params).unwrap();
+            let kept = kept(&weights, |weight| weight, &params).unwrap();
             assert_eq!(kept, [Candidate { id: 1, weight: 1.0 }]);
         }
     }
@@ -185,7 +204,7 @@ mod tests {
             top_k: 2,
             ..SamplingParams::default()
         };
-        let mut ids: Vec<u32> = kept(&[1.0; 9], 9.0, &params)
+        let mut ids: Vec<u32> = kept(&[1.0; 9], |weight| weight, &params)
             .unwrap()
             .iter()
             .map(|kept| kept.id)

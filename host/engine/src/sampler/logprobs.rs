@@ -1,6 +1,7 @@
 //! Logprobs of the model's own distribution: before bias, penalties and temperature, after
 //! the final soft cap, which is part of the logits.
 
+use super::{filter, weights};
 use crate::request::{TokenId, TokenLogprobs};
 
 /// A row as it came, reduced to what a report needs.
@@ -46,33 +47,21 @@ fn logprob_of(logits: &[f32], id: TokenId, log_total: f32) -> f32 {
         .map_or(f32::NEG_INFINITY, |logit| logit - log_total)
 }
 
-/// In float64, because 256,000 small terms are added to one large.
 fn log_sum_exp(logits: &[f32]) -> f32 {
-    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = logits
-        .iter()
-        .map(|logit| f64::from((logit - greatest).exp()))
-        .sum();
+    let greatest = weights::greatest(logits);
+    let total = weights::total(logits, |logit| weights::exp(logit - greatest));
     (f64::from(greatest) + total.ln()) as f32
 }
 
-/// The `count` most likely, most likely first, the lower id first among equals. One scan with
-/// a short sorted list: nearly every logit fails against its last entry.
+/// The `count` most likely, most likely first, the lower id first among equals.
 fn top(logits: &[f32], count: usize, log_total: f32) -> Vec<(TokenId, f32)> {
-    let mut top: Vec<(TokenId, f32)> = Vec::with_capacity(count + 1);
-    for (id, &logit) in (0_u32..).zip(logits) {
-        let is_below = top.len() == count && top.last().is_none_or(|last| logit <= last.1);
-        if is_below || logit.is_nan() {
-            continue;
-        }
-        let index = top.partition_point(|listed| listed.1 >= logit);
-        top.insert(index, (TokenId(id), logit));
-        top.truncate(count);
+    if count == 0 {
+        return Vec::new();
     }
-    for (_, logit) in &mut top {
-        *logit -= log_total;
-    }
-    top
+    let mut top = filter::heaviest(logits, count);
+    top.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let logprob = |(id, logit)| (TokenId(id), logit - log_total);
+    top.into_iter().map(logprob).collect()
 }
 
 #[cfg(test)]
@@ -90,10 +79,10 @@ mod tests {
     }
 
     #[test]
-    fn equals_are_listed_by_id_and_no_more_than_there_are() {
+    fn equals_are_listed_by_id_and_impossible_ones_not_at_all() {
         let report = score(&[0.0, 1.0, 1.0, f32::NEG_INFINITY], TokenId(3), 20);
         let ids: Vec<u32> = report.top.iter().map(|(id, _)| id.0).collect();
-        assert_eq!(ids, [1, 2, 0, 3]);
+        assert_eq!(ids, [1, 2, 0]);
         assert_eq!(report.logprob, f32::NEG_INFINITY);
         assert_eq!(score(&[0.0, 1.0], TokenId(0), 0).top, []);
     }

@@ -1,8 +1,6 @@
 //! What changes logits before temperature: bias, penalties on tokens already seen, and
 //! tokens that may not come.
 
-use std::collections::{HashMap, HashSet};
-
 use super::DrawContext;
 use crate::request::TokenId;
 
@@ -14,13 +12,14 @@ pub(super) fn apply(logits: &mut [f32], context: &DrawContext<'_>) {
         change(logits, id, |logit| logit + bias);
     }
     if params.repetition_penalty != 1.0 {
-        let seen: HashSet<TokenId> = context
-            .prompt
-            .iter()
-            .chain(context.generated)
-            .copied()
-            .collect();
-        for id in seen {
+        let mut seen = vec![0_u64; logits.len().div_ceil(64)];
+        for &id in context.prompt.iter().chain(context.generated) {
+            let index = id.0 as usize;
+            let bit = 1 << (index % 64);
+            let Some(word) = seen.get_mut(index / 64).filter(|word| **word & bit == 0) else {
+                continue;
+            };
+            *word |= bit;
             change(logits, id, |logit| {
                 if logit > 0.0 {
                     logit / params.repetition_penalty
@@ -31,13 +30,11 @@ pub(super) fn apply(logits: &mut [f32], context: &DrawContext<'_>) {
         }
     }
     if params.frequency_penalty != 0.0 || params.presence_penalty != 0.0 {
-        let mut counts: HashMap<TokenId, f32> = HashMap::new();
-        for &id in context.generated {
-            *counts.entry(id).or_default() += 1.0;
-        }
-        for (id, count) in counts {
-            let penalty = params.presence_penalty + count * params.frequency_penalty;
-            change(logits, id, |logit| logit - penalty);
+        let mut generated = context.generated.to_vec();
+        generated.sort_unstable();
+        for same in generated.chunk_by(|a, b| a == b) {
+            let penalty = params.presence_penalty + same.len() as f32 * params.frequency_penalty;
+            change(logits, same[0], |logit| logit - penalty);
         }
     }
     let mut forbidden = context.forbidden.as_slice();

@@ -31,12 +31,16 @@ fn drawn(logits: &[f32], context: &DrawContext<'_>) -> u32 {
 
 /// χ² of a million draws against `expected`; positions stand for independent draws.
 fn chi_square(logits: &[f32], params: &SamplingParams, expected: &[f64]) -> f64 {
+    chi_square_of(logits, &context(params), expected)
+}
+
+fn chi_square_of(logits: &[f32], context: &DrawContext<'_>, expected: &[f64]) -> f64 {
     const DRAWS: usize = 1_000_000;
     let mut counts = vec![0_u32; logits.len()];
     for position in 0..DRAWS {
         let context = DrawContext {
             position,
-            ..context(params)
+            ..context.clone()
         };
         counts[drawn(logits, &context) as usize] += 1;
     }
@@ -92,6 +96,114 @@ fn a_million_filtered_draws_follow_the_renormalised_distribution() {
     // 1 degree of freedom, p = 1e-3.
     let found = chi_square(&logits, &params, &[0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0]);
     assert!(found < 10.83, "χ² is {found}");
+}
+
+/// Everything that changes a distribution, at once: bias, penalties, a grammar, a ban,
+/// temperature and the three filters, on a vocabulary wider than a block.
+#[test]
+fn a_million_draws_through_everything_follow_the_exact_distribution() {
+    const LEN: usize = 1500;
+    let logits: Vec<f32> = (0..LEN).map(|id| ((id * 37) % 101) as f32 / 25.0).collect();
+    let params = SamplingParams {
+        temperature: 0.7,
+        top_k: 40,
+        top_p: 0.9,
+        min_p: 0.3,
+        seed: None,
+        presence_penalty: 0.4,
+        frequency_penalty: 0.3,
+        repetition_penalty: 1.2,
+        logit_bias: vec![(TokenId(5), 1.44), (TokenId(1400), 2.0), (TokenId(30), -1.0)],
+    };
+    let prompt = [TokenId(30), TokenId(100)];
+    let generated = [TokenId(100), TokenId(1400), TokenId(100)];
+    let allowed: Vec<TokenId> = (0..LEN as u32)
+        .filter(|id| id % 3 != 1)
+        .map(TokenId)
+        .collect();
+    let forbidden = TokenId(60);
+    let context = DrawContext {
+        prompt: &prompt,
+        generated: &generated,
+        forbidden: vec![forbidden],
+        allowed: Some(TokenMask::from_ids(&allowed)),
+        ..context(&params)
+    };
+
+    // The definition, in float64 and by sorting.
+    let mut exact: Vec<(usize, f64)> = Vec::new();
+    for (id, logit) in logits.iter().enumerate() {
+        let token = TokenId(id as u32);
+        let mut logit = f64::from(*logit);
+        let bias = params
+            .logit_bias
+            .iter()
+            .find(|(biased, _)| *biased == token);
+        logit += bias.map_or(0.0, |(_, bias)| f64::from(*bias));
+        if prompt.contains(&token) || generated.contains(&token) {
+            logit = if logit > 0.0 {
+                logit / 1.2
+            } else {
+                logit * 1.2
+            };
+        }
+        let count = generated.iter().filter(|id| **id == token).count();
+        if count > 0 {
+            logit -= 0.4 + 0.3 * count as f64;
+        }
+        if id % 3 != 1 && token != forbidden {
+            exact.push((id, logit / 0.7));
+        }
+    }
+    exact.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    exact.truncate(40);
+    let greatest = exact[0].1;
+    let total: f64 = exact.iter().map(|(_, logit)| logit.exp()).sum();
+    let mut reached = 0.0;
+    let nucleus = exact.iter().take_while(|(_, logit)| {
+        let is_in = reached < 0.9;
+        reached += logit.exp() / total;
+        is_in
+    });
+    let survivors: Vec<_> = nucleus
+        .filter(|(_, logit)| (logit - greatest).exp() >= 0.3)
+        .collect();
+    let total: f64 = survivors.iter().map(|(_, logit)| logit.exp()).sum();
+    let mut expected = vec![0.0; LEN];
+    for (id, logit) in &survivors {
+        expected[*id] = logit.exp() / total;
+    }
+    assert!(
+        (10..40).contains(&survivors.len()),
+        "{} survive",
+        survivors.len()
+    );
+
+    let found = chi_square_of(&logits, &context, &expected);
+    let limit = chi_square_limit(survivors.len() - 1);
+    assert!(found < limit, "χ² is {found}, the limit {limit}");
+}
+
+/// Without filters draws come from all of the vocabulary, block by block.
+#[test]
+fn a_million_draws_from_a_wide_vocabulary_follow_the_distribution() {
+    let logits: Vec<f32> = (0..5000)
+        .map(|id| ((id * 7919) % 977) as f32 / 500.0)
+        .collect();
+    let params = SamplingParams {
+        temperature: 1.3,
+        ..SamplingParams::default()
+    };
+    let scaled: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) / 1.3).collect();
+    let found = chi_square(&logits, &params, &softmax(&scaled));
+    let limit = chi_square_limit(4999);
+    assert!(found < limit, "χ² is {found}, the limit {limit}");
+}
+
+/// The quantile of p = 1e-3, by Wilson and Hilferty; within 1 % from ten degrees on.
+fn chi_square_limit(degrees: usize) -> f64 {
+    let ninth = 2.0 / (9.0 * degrees as f64);
+    degrees as f64 * (1.0 - ninth + 3.0902 * ninth.sqrt()).powi(3)
 }
 
 #[test]
