@@ -99,4 +99,10 @@ bench-latency: models ## Time to the first token with a known prefix, and what a
 bench-cpu: build models ## Decode and prefill speed beside llama.cpp: table, and JSON
 	python3 tests/bench/cpu.py
 
-.PHONY: help demo test check-tools plugins build models lint deny verify mutants soak fuzz verify-llamacpp bench-cpu bench-latency
+bench-grammar: build models ## Constrain the demo model by 220 schemas, validate every answer: table, and JSON
+	python3 tests/grammar/bench.py --json target/grammar.json
+
+bench-sampler: build ## What choosing a token costs at 256,000 entries on one core: table, and JSON
+	target/release/examples/bench_sampler > target/sampler.json
+
+.PHONY: help demo test check-tools plugins build models lint deny verify mutants soak fuzz verify-llamacpp bench-cpu bench-latency bench-grammar bench-sampler

@@ -6,12 +6,13 @@
 """
 
 import argparse
+import json
 
 from openai import OpenAI
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Ask a question, once whole and once streamed.")
+    parser = argparse.ArgumentParser(description="Ask a question, once whole and once streamed, and for JSON.")
     parser.add_argument("--base-url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--model", default="chat", help="a route's name, or the model's")
     parser.add_argument("--api-key", default="none", help="ignored by a gateway without keys")
@@ -41,6 +42,30 @@ def main() -> None:
             print(chunk.choices[0].delta.content or "", end="", flush=True)
         elif chunk.usage:
             print(f"\nusage:    {chunk.usage.prompt_tokens} + {chunk.usage.completion_tokens} tokens")
+
+    city = client.chat.completions.create(
+        model=args.model,
+        messages=[{"role": "user", "content": "Give me a city of Central Java as JSON."}],
+        max_tokens=64,
+        temperature=0,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {
+                "name": "city",
+                "strict": True,
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "name": {"type": "string", "maxLength": 30},
+                        "population": {"type": "integer", "minimum": 0, "maximum": 99_999_999},
+                    },
+                    "required": ["name", "population"],
+                    "additionalProperties": False,
+                },
+            },
+        },
+    )
+    print("as JSON: ", json.loads(city.choices[0].message.content))
 
 
 if __name__ == "__main__":

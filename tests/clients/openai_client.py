@@ -4,9 +4,11 @@ BASE_URL is the gateway's address; its routes are those of examples/quickstart/g
 """
 
 import os
+import typing
 import unittest
 
 import openai
+import pydantic
 from openai import OpenAI
 
 BASE_URL = os.environ["BASE_URL"]
@@ -49,6 +51,25 @@ class Chat(unittest.TestCase):
             final = stream.get_final_completion()
         self.assertEqual(final.choices[0].message.role, "assistant")
         self.assertEqual(final.choices[0].message.content, text_of(ask()))
+
+    def test_parse_gives_the_type_that_was_asked_for(self):
+        class Person(pydantic.BaseModel):
+            name: typing.Annotated[str, pydantic.Field(max_length=20)]
+            age: typing.Annotated[int, pydantic.Field(ge=0, le=120)]
+            job: typing.Literal["teacher", "farmer"] | None
+
+        answer = client().chat.completions.parse(
+            model="chat", messages=[{"role": "user", "content": "Describe a person as JSON."}],
+            temperature=0, max_tokens=120, response_format=Person,
+        )
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
+        self.assertIsInstance(answer.choices[0].message.parsed, Person)
+
+    def test_a_schema_that_cannot_be_enforced_is_a_bad_request(self):
+        schema = {"type": "array", "uniqueItems": True}
+        with self.assertRaises(openai.BadRequestError) as raised:
+            ask(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}})
+        self.assertEqual(raised.exception.param, "response_format.json_schema.schema.uniqueItems")
 
     def test_max_tokens_by_either_name(self):
         for field in ("max_tokens", "max_completion_tokens"):

@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use gapura_engine::{
-    CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, Grammar,
-    GrammarCompiler, GrammarSource, SamplingParams, StopParams, TokenId, Tokenizer,
+    CacheParams, CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest,
+    Grammar, GrammarCompiler, GrammarSource, QueueParams, SamplingParams, StopParams, TokenId,
+    Tokenizer,
 };
 use serde_json::Value;
 
@@ -183,6 +184,8 @@ fn vocabularies_of_gguf_files_are_constrained_too() {
             grammar: Some(model.grammar.clone()),
             logprobs: None,
             prompt_logprobs: None,
+            queue: QueueParams::default(),
+            cache: CacheParams::default(),
         };
         for answer in run_together(&model.engine, vec![request(0.0), request(1.5)]) {
             model.check(&answer, file);
