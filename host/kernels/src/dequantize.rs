@@ -16,6 +16,8 @@ pub(crate) fn dequantize(weight_type: WeightType, blocks: &[u8], out: &mut [f32]
         WeightType::Q5_0 => q5_0,
         WeightType::Q5_1 => q5_1,
         WeightType::Q8_0 => q8_0,
+        WeightType::Q2K => q2_k,
+        WeightType::Q3K => q3_k,
         WeightType::Q4K => q4_k,
         WeightType::Q5K => q5_k,
         WeightType::Q6K => q6_k,
@@ -83,6 +85,43 @@ fn q8_0(block: &[u8], out: &mut [f32]) {
     let d = half_at(block, 0);
     for (out, &code) in out.iter_mut().zip(&block[2..]) {
         *out = d * f32::from(code.cast_signed());
+    }
+}
+
+/// The code of 2 bits of value `i`, in Q2_K and Q3_K. Each half of 128 values takes 32 bytes,
+/// 2 bits of each for every 32 values.
+fn two_bits(codes: &[u8], i: usize) -> u8 {
+    (codes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2)) & 3
+}
+
+/// `[scales and mins: 16][codes: 64][d: f16][dmin: f16]`, sixteen sub-blocks of 16 with
+/// `d * scale * code - dmin * min`; the scale is in the low half of its byte.
+fn q2_k(block: &[u8], out: &mut [f32]) {
+    let (d, dmin) = (half_at(block, 80), half_at(block, 82));
+    for (i, out) in out.iter_mut().enumerate() {
+        let (scale, min) = (block[i / 16] & 15, block[i / 16] >> 4);
+        let code = f32::from(two_bits(&block[16..80], i));
+        *out = d * f32::from(scale) * code - dmin * f32::from(min);
+    }
+}
+
+/// The scale, 6 bits less 32, of sub-block `i` of a Q3_K block. The low 4 bits of the sixteen
+/// are the halves of 8 bytes, low halves first; 4 more bytes have the high 2 bits, each those of
+/// every fourth scale.
+fn q3_k_scale(scales: &[u8], i: usize) -> f32 {
+    let low = (scales[i % 8] >> (i / 8 * 4)) & 15;
+    let high = (scales[8 + i % 4] >> (i / 4 * 2)) & 3;
+    f32::from(low | high << 4) - 32.0
+}
+
+/// `[high bits: 32][codes: 64][scales: 12][d: f16]`, sixteen sub-blocks of 16 with
+/// `d * scale * (code - 4)`. Value `i` has bit `i / 32` of high byte `i % 32`.
+fn q3_k(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 108);
+    for (i, out) in out.iter_mut().enumerate() {
+        let high = (block[i % 32] >> (i / 32)) & 1;
+        let code = f32::from(two_bits(&block[32..96], i) | high << 2) - 4.0;
+        *out = d * q3_k_scale(&block[96..108], i / 16) * code;
     }
 }
 
@@ -172,6 +211,8 @@ mod tests {
             WeightType::Q5_0 => GgmlDType::Q5_0,
             WeightType::Q5_1 => GgmlDType::Q5_1,
             WeightType::Q8_0 => GgmlDType::Q8_0,
+            WeightType::Q2K => GgmlDType::Q2K,
+            WeightType::Q3K => GgmlDType::Q3K,
             WeightType::Q4K => GgmlDType::Q4K,
             WeightType::Q5K => GgmlDType::Q5K,
             WeightType::Q6K => GgmlDType::Q6K,

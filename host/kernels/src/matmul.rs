@@ -107,6 +107,8 @@ unsafe fn multiply(
         WeightType::Q5_0 => run!(Q5_0),
         WeightType::Q5_1 => run!(Q5_1),
         WeightType::Q8_0 => run!(Q8_0),
+        WeightType::Q2K => run!(Q2K),
+        WeightType::Q3K => run!(Q3K),
         WeightType::Q4K => run!(Q4K),
         WeightType::Q5K => run!(Q5K),
         WeightType::Q6K => run!(Q6K),

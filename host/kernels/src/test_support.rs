@@ -48,6 +48,8 @@ pub(crate) fn weights(rng: &mut StdRng, weight_type: WeightType, count: usize) -
                 WeightType::Q5_0 => (&[0], 1.0 / 16.0),
                 WeightType::Q5_1 => (&[0, 2], 1.0 / 16.0),
                 WeightType::Q8_0 => (&[0], 1.0 / 128.0),
+                WeightType::Q2K => (&[80, 82], 1.0 / 64.0),
+                WeightType::Q3K => (&[108], 1.0 / 128.0),
                 WeightType::Q4K => (&[0, 2], 1.0 / 1024.0),
                 WeightType::Q5K => (&[0, 2], 1.0 / 2048.0),
                 _ => (&[208], 1.0 / 4096.0),

@@ -2,8 +2,8 @@
 //!
 //! Formula, for a row of weights and a token, over blocks of 32 columns in order:
 //! `sum = fma(dot(codes, x.codes) - bias * sum(x.codes), scale * x.scale, sum)`, then for
-//! formats with a minimum `sum = fma(min, x.scale * sum(x.codes), sum)`. The dot product is of
-//! integers, so exact; the rest is f32 in this one order, for one token and for a thousand.
+//! formats with a minimum `sum = fma(min, x.scale * sum(x.codes), sum)`. Formats that scale 16
+//! columns do either for the first 16, then for the last. The dot product is of integers, so exact; the rest is f32 in this one order, for one token and for a thousand.
 //!
 //! Rows lie side by side in a vector, a token's codes are broadcast: no sum runs across lanes.
 
@@ -262,10 +262,16 @@ fn multiply_add<S: Simd, F: Format, const G: usize, const T: usize>(
         }
     }
     if <F::Kind as Kind>::HAS_MIN {
-        for t in 0..T {
-            let sum = s.floats(x[t].scaled_sum);
-            for g in 0..G {
-                sums[t][g] = s.fma_floats(panels[g].min, sum, sums[t][g]);
+        for part in 0..scales {
+            for t in 0..T {
+                let sum = if scales == 1 {
+                    x[t].scaled_sum
+                } else {
+                    x[t].scale * x[t].sums[part] as f32
+                };
+                for g in 0..G {
+                    sums[t][g] = s.fma_floats(panels[g].mins[part], s.floats(sum), sums[t][g]);
+                }
             }
         }
     }

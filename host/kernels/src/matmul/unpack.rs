@@ -1,5 +1,11 @@
 //! Block formats to what the kernels multiply: unsigned codes of a byte, with a scale and
-//! perhaps a minimum for each 32 of them, for several rows side by side.
+//! perhaps a minimum for each 32 or 16 of them, for several rows side by side.
+//!
+//! Here are the formats with blocks of 32, in `super_blocks` those with blocks of 256.
+
+mod super_blocks;
+
+pub(super) use super_blocks::{Q2K, Q3K, Q4K, Q5K, Q6K};
 
 use crate::simd::{RowGroup, Simd};
 
@@ -10,15 +16,15 @@ pub(super) struct Panel<S: Simd> {
     pub(super) codes: [S::Ints; 8],
     /// Of each half of the columns; the same one twice unless [`Kind::SCALES`] is 2.
     pub(super) scales: [S::Floats; 2],
-    /// Meaningless unless [`Kind::HAS_MIN`].
-    pub(super) min: S::Floats,
+    /// Of each half, as the scales. Meaningless unless [`Kind::HAS_MIN`].
+    pub(super) mins: [S::Floats; 2],
 }
 
 /// What differs between formats once they are unpacked.
 pub(super) trait Kind {
     /// Scales per 32 columns.
     const SCALES: usize = 1;
-    /// Whether weights have a minimum of their own instead of a constant bias.
+    /// Whether weights have a minimum, one for each scale, instead of a constant bias.
     const HAS_MIN: bool = false;
     /// Whether codes come from [`Simd::codes_from_i8`]. Otherwise they are below 64.
     const FROM_I8: bool = false;
@@ -40,6 +46,12 @@ impl Kind for FromI8 {
 pub(super) struct TwoScales;
 impl Kind for TwoScales {
     const SCALES: usize = 2;
+}
+
+pub(super) struct TwoScalesWithMin;
+impl Kind for TwoScalesWithMin {
+    const SCALES: usize = 2;
+    const HAS_MIN: bool = true;
 }
 
 /// Takes panels in the order of their columns.
@@ -131,7 +143,7 @@ impl Format for Q4_0 {
             Panel {
                 codes,
                 scales: [scale; 2],
-                min: s.floats(0.0),
+                mins: [s.floats(0.0); 2],
             },
         );
     }
@@ -158,7 +170,7 @@ impl Format for Q4_1 {
             Panel {
                 codes,
                 scales: [s.low_halves(head); 2],
-                min,
+                mins: [min; 2],
             },
         );
     }
@@ -186,7 +198,7 @@ impl Format for Q5_0 {
             Panel {
                 codes,
                 scales: [scale; 2],
-                min: s.floats(0.0),
+                mins: [s.floats(0.0); 2],
             },
         );
     }
@@ -215,7 +227,7 @@ impl Format for Q5_1 {
             Panel {
                 codes,
                 scales: [s.low_halves(head); 2],
-                min,
+                mins: [min; 2],
             },
         );
     }
@@ -244,168 +256,8 @@ impl Format for Q8_0 {
             Panel {
                 codes,
                 scales: [scale; 2],
-                min: s.floats(0.0),
+                mins: [s.floats(0.0); 2],
             },
         );
-    }
-}
-
-/// Scales and negated minimums of a Q4_K or Q5_K block.
-struct SuperBlock<S: Simd> {
-    d: S::Floats,
-    minus_dmin: S::Floats,
-    /// A byte for each of the sub-blocks `0..4`, `4..8`.
-    scales: [S::Ints; 2],
-    mins: [S::Ints; 2],
-}
-
-impl<S: Simd> SuperBlock<S> {
-    #[inline(always)]
-    fn load(s: S, rows: RowGroup<'_, S>, offset: usize) -> Self {
-        let [head, a, b, c] = s.load_rows(rows, offset);
-        let six = s.ints(0x3f3f_3f3f);
-        let high = s.ints(0x3030_3030);
-        let minus_dmin = s.mul_floats(s.low_halves(s.shr(head, 16)), s.floats(-1.0));
-        Self {
-            d: s.low_halves(head),
-            minus_dmin,
-            scales: [
-                s.and(a, six),
-                s.or(low_nibbles(s, c), s.and(s.shr(a, 2), high)),
-            ],
-            mins: [
-                s.and(b, six),
-                s.or(high_nibbles(s, c), s.and(s.shr(b, 2), high)),
-            ],
-        }
-    }
-
-    /// The panel of sub-block `i` with these codes.
-    #[inline(always)]
-    fn panel(&self, s: S, i: usize, codes: [S::Ints; 8]) -> Panel<S> {
-        let shift = (i % 4 * 8) as u32;
-        let scale = s.and(s.shr(self.scales[i / 4], shift), s.ints(0xff));
-        let scale = s.mul_floats(self.d, s.to_floats(scale));
-        let min = s.and(s.shr(self.mins[i / 4], shift), s.ints(0xff));
-        let min = s.mul_floats(self.minus_dmin, s.to_floats(min));
-        Panel {
-            codes,
-            scales: [scale; 2],
-            min,
-        }
-    }
-}
-
-pub(super) struct Q4K;
-impl Format for Q4K {
-    const BLOCK_BYTES: usize = 144;
-    const PANELS: usize = 8;
-    type Kind = WithMin;
-
-    #[inline(always)]
-    fn bias<S: Simd>() -> i32 {
-        0
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, rows: RowGroup<'_, S>, offset: usize, sink: &mut impl Sink<S>) {
-        let head = SuperBlock::load(s, rows, offset);
-        for pair in 0..4 {
-            let packed = load_rows_32(s, rows, offset + 16 + 32 * pair);
-            let mut codes = packed;
-            for code in &mut codes {
-                *code = low_nibbles(s, *code);
-            }
-            sink.take(s, head.panel(s, 2 * pair, codes));
-            codes = packed;
-            for code in &mut codes {
-                *code = high_nibbles(s, *code);
-            }
-            sink.take(s, head.panel(s, 2 * pair + 1, codes));
-        }
-    }
-}
-
-pub(super) struct Q5K;
-impl Format for Q5K {
-    const BLOCK_BYTES: usize = 176;
-    const PANELS: usize = 8;
-    type Kind = WithMin;
-
-    #[inline(always)]
-    fn bias<S: Simd>() -> i32 {
-        0
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, rows: RowGroup<'_, S>, offset: usize, sink: &mut impl Sink<S>) {
-        let head = SuperBlock::load(s, rows, offset);
-        let mut high = load_rows_32(s, rows, offset + 16);
-        let bit = s.ints(0x0101_0101);
-        for pair in 0..4 {
-            let packed = load_rows_32(s, rows, offset + 48 + 32 * pair);
-            let mut codes = packed;
-            for (code, high) in codes.iter_mut().zip(high) {
-                *code = s.or(low_nibbles(s, *code), s.shl(s.and(high, bit), 4));
-            }
-            sink.take(s, head.panel(s, 2 * pair, codes));
-            codes = packed;
-            for (code, high) in codes.iter_mut().zip(&mut high) {
-                let fifth = s.shl(s.and(s.shr(*high, 1), bit), 4);
-                *code = s.or(high_nibbles(s, *code), fifth);
-                *high = s.shr(*high, 2);
-            }
-            sink.take(s, head.panel(s, 2 * pair + 1, codes));
-        }
-    }
-}
-
-pub(super) struct Q6K;
-impl Format for Q6K {
-    const BLOCK_BYTES: usize = 210;
-    const PANELS: usize = 8;
-    type Kind = TwoScales;
-
-    #[inline(always)]
-    fn bias<S: Simd>() -> i32 {
-        32
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd>(s: S, rows: RowGroup<'_, S>, offset: usize, sink: &mut impl Sink<S>) {
-        let d = s.load_halves(rows, offset + 208);
-        let all_scales = s.load_rows(rows, offset + 192);
-        // Scales are signed: shifted left so that the byte's sign is the word's, they come
-        // out 2^24 times too large, which costs no bit.
-        let d = s.mul_floats(d, s.floats(1.0 / 16_777_216.0));
-        let two_bits = s.ints(0x0303_0303);
-        for half in 0..2 {
-            let high = load_rows_32(s, rows, offset + 128 + 32 * half);
-            for quarter in 0..4 {
-                let low = load_rows_32(s, rows, offset + 64 * half + quarter % 2 * 32);
-                let mut codes = low;
-                for (code, high) in codes.iter_mut().zip(high) {
-                    let low = low_nibbles(s, s.shr(*code, (quarter / 2 * 4) as u32));
-                    let high = s.and(s.shr(high, 2 * quarter as u32), two_bits);
-                    *code = s.or(low, s.shl(high, 4));
-                }
-                let words = all_scales[2 * half + quarter / 2];
-                let first = (24 - quarter % 2 * 16) as u32;
-                let top_byte = s.ints(0xff00_0000_u32.cast_signed());
-                let mut scales = [d; 2];
-                for (i, scale) in scales.iter_mut().enumerate() {
-                    let byte = s.and(s.shl(words, first - 8 * i as u32), top_byte);
-                    *scale = s.mul_floats(d, s.to_floats(byte));
-                }
-                sink.take(
-                    s,
-                    Panel {
-                        codes,
-                        scales,
-                        min: s.floats(0.0),
-                    },
-                );
-            }
-        }
     }
 }
