@@ -28,7 +28,7 @@ pub use weight::Weight;
 
 /// The weight formats that the kernels read, as error messages list them.
 pub(crate) const SUPPORTED_DTYPES: &str =
-    "F32, F16, BF16, and in GGUF Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
+    "F32, F16, BF16, and in GGUF Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K";
 
 /// An opened model. Weights stay in the files, which are mapped, not read.
 #[derive(Debug)]

@@ -8,14 +8,23 @@ use std::{borrow::Cow, collections::HashMap, ops::Range, path::Path, sync::Arc};
 
 use gapura_kernels::WeightType;
 
+use self::{
+    directory::{PlaceError, TensorEntry},
+    reader::Reader,
+    value::{Value, ValueKind},
+};
 use super::{SUPPORTED_DTYPES, mapped_file::MappedFile, weight::Weight};
 use crate::error::LoadError;
 
+mod directory;
+mod reader;
+mod value;
+
 const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
-const MAX_DIMENSIONS: u32 = 4;
-/// Arrays of arrays are legal but no model has them; deeper than this is an attack on the stack.
-const MAX_ARRAY_DEPTH: u32 = 4;
+/// Of tensors, and of metadata. The largest models have some thousands; without a limit the
+/// directory of a large file could fill the memory.
+const MAX_ENTRIES: usize = 1 << 16;
 
 /// A GGUF file whose structure has been checked: all tensors lie inside it.
 #[derive(Debug)]
@@ -35,38 +44,6 @@ pub(crate) struct GgufTensor {
     pub(crate) range: Range<usize>,
 }
 
-/// A metadata value. Strings and arrays stay in the map.
-#[derive(Debug, Clone)]
-enum Value {
-    Unsigned(u64),
-    Signed(i64),
-    Float(f64),
-    Bool(bool),
-    String(Range<usize>),
-    Array {
-        kind: ValueKind,
-        len: usize,
-        range: Range<usize>,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ValueKind {
-    U8,
-    I8,
-    U16,
-    I16,
-    U32,
-    I32,
-    F32,
-    Bool,
-    String,
-    Array,
-    U64,
-    I64,
-    F64,
-}
-
 impl GgufFile {
     /// Reads the directory of a mapped file.
     ///
@@ -76,28 +53,28 @@ impl GgufFile {
     /// that is one part of several.
     pub(crate) fn read(map: Arc<MappedFile>) -> Result<Self, LoadError> {
         let malformed = |reason| malformed(map.path(), reason);
-        let mut reader = Reader {
-            bytes: map.bytes(),
-            position: 0,
-        };
+        let mut reader = Reader::new(map.bytes(), 0);
         let (num_tensors, num_values) = read_header(&mut reader).map_err(malformed)?;
 
         let mut metadata = HashMap::with_capacity(num_values);
         for _ in 0..num_values {
-            let (key, value) = read_entry(&mut reader).map_err(malformed)?;
+            let (key, value) = value::read_entry(&mut reader).map_err(malformed)?;
+            if metadata.contains_key(&key) {
+                return Err(malformed(format!("metadata `{key}` is there twice")));
+            }
             metadata.insert(key, value);
         }
-        let mut directory = Vec::with_capacity(num_tensors);
+        let mut entries = Vec::with_capacity(num_tensors);
         for _ in 0..num_tensors {
-            directory.push(read_tensor_entry(&mut reader).map_err(malformed)?);
+            entries.push(directory::read_entry(&mut reader).map_err(malformed)?);
         }
-        let data_start = reader.position;
+        let directory_end = reader.position();
         let mut file = Self {
             map: map.clone(),
             metadata,
             tensors: HashMap::new(),
         };
-        file.place_tensors(directory, data_start)?;
+        file.place_tensors(entries, directory_end)?;
         match file.number("split.count")? {
             Some(count) if count > 1 => Err(LoadError::UnsupportedFeature {
                 path: file.path().to_path_buf(),
@@ -110,41 +87,30 @@ impl GgufFile {
 
     fn place_tensors(
         &mut self,
-        directory: Vec<TensorEntry>,
-        data_start: usize,
+        entries: Vec<TensorEntry>,
+        directory_end: usize,
     ) -> Result<(), LoadError> {
         let alignment = self
             .number("general.alignment")?
             .unwrap_or(DEFAULT_ALIGNMENT);
         if !alignment.is_power_of_two() || !(8..=1 << 20).contains(&alignment) {
-            let reason =
-                format!("`general.alignment` is {alignment}, expected a power of two from 8");
+            let reason = format!(
+                "`general.alignment` is {alignment}, expected a power of two from 8 to 1048576"
+            );
             return Err(malformed(self.path(), reason));
         }
-        let data_start = (data_start as u64).next_multiple_of(alignment);
-        for entry in directory {
-            let Some(kind) = weight_type(entry.kind) else {
-                return Err(LoadError::UnsupportedDtype {
-                    tensor: entry.name,
-                    dtype: ggml_type_name(entry.kind),
+        let data_start = (directory_end as u64).next_multiple_of(alignment);
+        let file_len = self.map.bytes().len();
+        self.tensors = directory::place(entries, data_start, alignment, file_len).map_err(
+            |error| match error {
+                PlaceError::Malformed(reason) => malformed(self.path(), reason),
+                PlaceError::Unsupported { tensor, dtype } => LoadError::UnsupportedDtype {
+                    tensor,
+                    dtype,
                     supported: SUPPORTED_DTYPES,
-                });
-            };
-            let range = tensor_range(&entry, kind, data_start, self.map.bytes().len()).map_err(
-                |reason| malformed(self.path(), format!("tensor `{}` {reason}", entry.name)),
-            )?;
-            let tensor = GgufTensor {
-                kind,
-                shape: entry.shape,
-                range,
-            };
-            if self.tensors.insert(entry.name.clone(), tensor).is_some() {
-                return Err(malformed(
-                    self.path(),
-                    format!("tensor `{}` is there twice", entry.name),
-                ));
-            }
-        }
+                },
+            },
+        )?;
         Ok(())
     }
 
@@ -218,10 +184,7 @@ impl GgufFile {
         let Some((len, range)) = self.array(key, ValueKind::String, "a list of texts")? else {
             return Ok(None);
         };
-        let mut reader = Reader {
-            bytes: &self.map.bytes()[..range.end],
-            position: range.start,
-        };
+        let mut reader = Reader::new(&self.map.bytes()[..range.end], range.start);
         (0..len)
             .map(|_| {
                 reader
@@ -306,7 +269,7 @@ fn malformed(path: &Path, reason: String) -> LoadError {
 
 /// Magic, version, and the numbers of tensors and of metadata entries.
 fn read_header(reader: &mut Reader<'_>) -> Result<(usize, usize), String> {
-    if reader.bytes.is_empty() {
+    if reader.rest() == 0 {
         return Err("it is empty".to_owned());
     }
     if reader.take(4, "the magic number")? != MAGIC {
@@ -332,256 +295,17 @@ fn read_header(reader: &mut Reader<'_>) -> Result<(usize, usize), String> {
              which {rest} bytes cannot hold"
         ));
     }
-    let size =
-        |count: u64| usize::try_from(count).map_err(|_| format!("{count} entries are too many"));
+    let size = |count: u64| match usize::try_from(count) {
+        Ok(size) if size <= MAX_ENTRIES => Ok(size),
+        _ => Err(format!(
+            "it claims {count} entries, at most {MAX_ENTRIES} are allowed"
+        )),
+    };
     Ok((size(num_tensors)?, size(num_values)?))
 }
 
-fn read_entry(reader: &mut Reader<'_>) -> Result<(String, Value), String> {
-    let key = reader.owned_string("a metadata key")?;
-    let value = reader.u32("a metadata kind").and_then(|kind| {
-        let kind = value_kind(kind)?;
-        read_value(reader, kind, 0)
-    });
-    match value {
-        Ok(value) => Ok((key, value)),
-        Err(reason) => Err(format!("`{key}`: {reason}")),
-    }
-}
-
-fn read_value(reader: &mut Reader<'_>, kind: ValueKind, depth: u32) -> Result<Value, String> {
-    const WHAT: &str = "a metadata value";
-    Ok(match kind {
-        ValueKind::U8 => Value::Unsigned(u64::from(reader.array::<1>(WHAT)?[0])),
-        ValueKind::U16 => Value::Unsigned(u64::from(u16::from_le_bytes(reader.array(WHAT)?))),
-        ValueKind::U32 => Value::Unsigned(u64::from(reader.u32(WHAT)?)),
-        ValueKind::U64 => Value::Unsigned(reader.u64(WHAT)?),
-        ValueKind::I8 => Value::Signed(i64::from(i8::from_le_bytes(reader.array(WHAT)?))),
-        ValueKind::I16 => Value::Signed(i64::from(i16::from_le_bytes(reader.array(WHAT)?))),
-        ValueKind::I32 => Value::Signed(i64::from(i32::from_le_bytes(reader.array(WHAT)?))),
-        ValueKind::I64 => Value::Signed(i64::from_le_bytes(reader.array(WHAT)?)),
-        ValueKind::F32 => Value::Float(f64::from(f32::from_le_bytes(reader.array(WHAT)?))),
-        ValueKind::F64 => Value::Float(f64::from_le_bytes(reader.array(WHAT)?)),
-        ValueKind::Bool => Value::Bool(reader.array::<1>(WHAT)?[0] != 0),
-        ValueKind::String => Value::String(reader.string()?),
-        ValueKind::Array => read_array(reader, depth)?,
-    })
-}
-
-fn read_array(reader: &mut Reader<'_>, depth: u32) -> Result<Value, String> {
-    if depth >= MAX_ARRAY_DEPTH {
-        return Err(format!("lists are nested more than {MAX_ARRAY_DEPTH} deep"));
-    }
-    let kind = value_kind(reader.u32("a list's kind")?)?;
-    let len = reader.u64("a list's length")?;
-    // A string takes its length at least, a list its kind and length.
-    let (least, fixed) = match kind {
-        ValueKind::U8 | ValueKind::I8 | ValueKind::Bool => (1, true),
-        ValueKind::U16 | ValueKind::I16 => (2, true),
-        ValueKind::U32 | ValueKind::I32 | ValueKind::F32 => (4, true),
-        ValueKind::U64 | ValueKind::I64 | ValueKind::F64 => (8, true),
-        ValueKind::String => (8, false),
-        ValueKind::Array => (12, false),
-    };
-    let size = len
-        .checked_mul(least)
-        .filter(|size| *size <= reader.rest() as u64);
-    let (Some(size), Ok(len)) = (size, usize::try_from(len)) else {
-        return Err(format!(
-            "a list of {len} entries does not fit {} bytes",
-            reader.rest()
-        ));
-    };
-    let start = reader.position;
-    if fixed {
-        reader.position += size as usize; // checked against the rest above
-    } else {
-        for _ in 0..len {
-            read_value(reader, kind, depth + 1)?;
-        }
-    }
-    Ok(Value::Array {
-        kind,
-        len,
-        range: start..reader.position,
-    })
-}
-
-fn value_kind(kind: u32) -> Result<ValueKind, String> {
-    const KINDS: [ValueKind; 13] = [
-        ValueKind::U8,
-        ValueKind::I8,
-        ValueKind::U16,
-        ValueKind::I16,
-        ValueKind::U32,
-        ValueKind::I32,
-        ValueKind::F32,
-        ValueKind::Bool,
-        ValueKind::String,
-        ValueKind::Array,
-        ValueKind::U64,
-        ValueKind::I64,
-        ValueKind::F64,
-    ];
-    let known = usize::try_from(kind)
-        .ok()
-        .and_then(|kind| KINDS.get(kind).copied());
-    known.ok_or_else(|| format!("metadata of the unknown kind {kind}"))
-}
-
-struct TensorEntry {
-    name: String,
-    shape: Vec<usize>,
-    kind: u32,
-    offset: u64,
-}
-
-fn read_tensor_entry(reader: &mut Reader<'_>) -> Result<TensorEntry, String> {
-    let name = reader.owned_string("a tensor's name")?;
-    let num_dimensions = reader.u32("a tensor's rank")?;
-    if !(1..=MAX_DIMENSIONS).contains(&num_dimensions) {
-        return Err(format!(
-            "tensor `{name}` has {num_dimensions} dimensions, expected 1 to {MAX_DIMENSIONS}"
-        ));
-    }
-    let mut shape = Vec::new();
-    for _ in 0..num_dimensions {
-        let dimension = reader.u64("a tensor's shape")?;
-        shape
-            .push(usize::try_from(dimension).map_err(|_| format!("tensor `{name}` is too large"))?);
-    }
-    shape.reverse();
-    let kind = reader.u32("a tensor's type")?;
-    let offset = reader.u64("a tensor's offset")?;
-    Ok(TensorEntry {
-        name,
-        shape,
-        kind,
-        offset,
-    })
-}
-
-fn tensor_range(
-    entry: &TensorEntry,
-    kind: WeightType,
-    data_start: u64,
-    file_len: usize,
-) -> Result<Range<usize>, String> {
-    let size = super::weight::byte_size(kind, &entry.shape)?;
-    let start = data_start
-        .checked_add(entry.offset)
-        .and_then(|start| usize::try_from(start).ok());
-    let end = start.and_then(|start| start.checked_add(size));
-    match (start, end) {
-        (Some(start), Some(end)) if end <= file_len => Ok(start..end),
-        _ => Err(format!(
-            "takes {size} bytes from byte {} of its data, and the file ends at byte {file_len}",
-            entry.offset
-        )),
-    }
-}
-
-fn weight_type(kind: u32) -> Option<WeightType> {
-    Some(match kind {
-        0 => WeightType::F32,
-        1 => WeightType::F16,
-        2 => WeightType::Q4_0,
-        3 => WeightType::Q4_1,
-        6 => WeightType::Q5_0,
-        7 => WeightType::Q5_1,
-        8 => WeightType::Q8_0,
-        12 => WeightType::Q4K,
-        13 => WeightType::Q5K,
-        14 => WeightType::Q6K,
-        30 => WeightType::BF16,
-        _ => return None,
-    })
-}
-
-/// For messages only; numbers and names of ggml's `enum ggml_type`.
-fn ggml_type_name(kind: u32) -> String {
-    let name = match kind {
-        9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
-        15 => "Q8_K",
-        16 => "IQ2_XXS",
-        17 => "IQ2_XS",
-        18 => "IQ3_XXS",
-        19 => "IQ1_S",
-        20 => "IQ4_NL",
-        21 => "IQ3_S",
-        22 => "IQ2_S",
-        23 => "IQ4_XS",
-        24 => "I8",
-        25 => "I16",
-        26 => "I32",
-        27 => "I64",
-        28 => "F64",
-        29 => "IQ1_M",
-        34 => "TQ1_0",
-        35 => "TQ2_0",
-        39 => "MXFP4",
-        _ => return format!("number {kind}"),
-    };
-    name.to_owned()
-}
-
-/// Little-endian values in order. Errors say what was cut off.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    position: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn rest(&self) -> usize {
-        self.bytes.len() - self.position
-    }
-
-    fn take(&mut self, len: usize, what: &str) -> Result<&'a [u8], String> {
-        let Some(taken) = self.bytes[self.position..].get(..len) else {
-            return Err(format!(
-                "it ends at byte {} within {what}",
-                self.bytes.len()
-            ));
-        };
-        self.position += len;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], String> {
-        let taken = self.take(N, what)?;
-        Ok(taken
-            .try_into()
-            .expect("take returns as many bytes as asked"))
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32, String> {
-        Ok(u32::from_le_bytes(self.array(what)?))
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64, String> {
-        Ok(u64::from_le_bytes(self.array(what)?))
-    }
-
-    /// The range of a string's bytes.
-    fn string(&mut self) -> Result<Range<usize>, String> {
-        let len = self.u64("a text's length")?;
-        let Ok(len) = usize::try_from(len) else {
-            return Err(format!("a text of {len} bytes is too long"));
-        };
-        self.take(len, "a text")?;
-        Ok(self.position - len..self.position)
-    }
-
-    fn owned_string(&mut self, what: &str) -> Result<String, String> {
-        let range = self
-            .string()
-            .map_err(|reason| format!("{what}: {reason}"))?;
-        Ok(String::from_utf8_lossy(&self.bytes[range]).into_owned())
-    }
-}
-
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 pub(crate) mod test_file;
 #[cfg(test)]

@@ -37,7 +37,8 @@ impl HubFolder {
     ///
     /// # Errors
     /// [`LoadError::MissingFile`] for weights or a shard that is not there,
-    /// [`LoadError::Malformed`] for a broken file or an index that points outside the folder,
+    /// [`LoadError::Malformed`] for a broken file, a tensor that is there twice or an index that
+    /// points outside the folder,
     /// [`LoadError::UnsupportedDtype`], and [`LoadError::MissingTensor`] for one that the index
     /// lists and its shard has not.
     pub(crate) fn open(dir: &Path) -> Result<Self, LoadError> {
@@ -122,7 +123,10 @@ impl HubFolder {
             }
             let range = data_start + start..data_start + end;
             let weight = Weight::new(map.clone(), range, weight_type, info.shape.clone());
-            self.tensors.insert(canonical(&name), weight);
+            // Under its own name in two files, or under two names that mean the same.
+            if self.tensors.insert(canonical(&name), weight).is_some() {
+                return Err(malformed(format!("tensor `{name}` is there twice")));
+            }
         }
         Ok(())
     }
@@ -193,3 +197,6 @@ fn weight_type(dtype: Dtype) -> Option<WeightType> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod hostile_tests;

@@ -1,7 +1,7 @@
 //! A file's bytes without a copy: the engine's only memory map.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -26,10 +26,11 @@ impl MappedFile {
             path: path.to_path_buf(),
             source,
         };
-        let file = File::open(path).map_err(read_error)?;
-        if !file.metadata().map_err(read_error)?.is_file() {
+        // Asked before it is opened: opening a pipe would wait for who writes into it.
+        if !fs::metadata(path).map_err(read_error)?.is_file() {
             return Err(read_error(std::io::Error::other("not a regular file")));
         }
+        let file = File::open(path).map_err(read_error)?;
         #[expect(
             unsafe_code,
             reason = "weights larger than memory's free half must not be copied"

@@ -8,14 +8,14 @@ use gapura_kernels::WeightType;
 
 use super::{super::Checkpoint, test_file::TestGguf, *};
 
-fn read_bytes(bytes: &[u8]) -> Result<GgufFile, LoadError> {
+pub(super) fn read_bytes(bytes: &[u8]) -> Result<GgufFile, LoadError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     fs::write(&path, bytes).unwrap();
     GgufFile::read(Arc::new(MappedFile::open(&path)?))
 }
 
-fn reason_of(result: Result<GgufFile, LoadError>) -> String {
+pub(super) fn reason_of(result: Result<GgufFile, LoadError>) -> String {
     match result {
         Err(LoadError::Malformed {
             expected: "GGUF file",
@@ -26,6 +26,23 @@ fn reason_of(result: Result<GgufFile, LoadError>) -> String {
     }
 }
 
+/// Every kind that the kernels read, as candle calls it and as we do.
+const KINDS: [(GgmlDType, WeightType); 13] = [
+    (GgmlDType::F32, WeightType::F32),
+    (GgmlDType::F16, WeightType::F16),
+    (GgmlDType::BF16, WeightType::BF16),
+    (GgmlDType::Q4_0, WeightType::Q4_0),
+    (GgmlDType::Q4_1, WeightType::Q4_1),
+    (GgmlDType::Q5_0, WeightType::Q5_0),
+    (GgmlDType::Q5_1, WeightType::Q5_1),
+    (GgmlDType::Q8_0, WeightType::Q8_0),
+    (GgmlDType::Q2K, WeightType::Q2K),
+    (GgmlDType::Q3K, WeightType::Q3K),
+    (GgmlDType::Q4K, WeightType::Q4K),
+    (GgmlDType::Q5K, WeightType::Q5K),
+    (GgmlDType::Q6K, WeightType::Q6K),
+];
+
 #[test]
 fn reads_what_candle_writes() {
     let mut file = TestGguf::llama();
@@ -35,6 +52,9 @@ fn reads_what_candle_writes() {
     file.set("a.bool", Value::Bool(true));
     file.set("a.floats", test_file::floats(&[1.0, -2.5]));
     file.tensor("q4k", &[3, 512], GgmlDType::Q4K);
+    for (i, (dtype, _)) in KINDS.iter().enumerate() {
+        file.tensor(&format!("kind{i}"), &[2, 512], *dtype);
+    }
     file.tensor("f16", &[2, 3], GgmlDType::F16);
     let read = read_bytes(&file.bytes()).unwrap();
 
@@ -73,7 +93,10 @@ fn reads_what_candle_writes() {
             );
         }
     }
-    assert_eq!(read.weight("q4k").unwrap().weight_type(), WeightType::Q4K);
+    for (i, (_, kind)) in KINDS.iter().enumerate() {
+        let weight = read.weight(&format!("kind{i}")).unwrap();
+        assert_eq!(weight.weight_type(), *kind);
+    }
 }
 
 /// Whatever is missing at the end, opening says so, and neither panics nor aborts.
@@ -152,7 +175,17 @@ fn counts_beyond_the_file_allocate_nothing() {
 
 #[test]
 fn an_unknown_tensor_type_is_named() {
-    for (kind, name) in [(10_u32, "Q2_K"), (23, "IQ4_XS"), (99, "number 99")] {
+    for (kind, name) in [
+        (9_u32, "Q8_1"),
+        (15, "Q8_K"),
+        (16, "IQ2_XXS"),
+        (23, "IQ4_XS"),
+        (24, "I8"),
+        (34, "TQ1_0"),
+        (39, "MXFP4"),
+        (99, "number 99"),
+        (u32::MAX, "number 4294967295"),
+    ] {
         let mut bytes = TestGguf::llama().bytes();
         let key = b"token_embd.weight";
         let at = bytes
@@ -171,7 +204,7 @@ fn an_unknown_tensor_type_is_named() {
                     (tensor.as_str(), dtype.as_str()),
                     ("token_embd.weight", name)
                 );
-                assert!(supported.contains("Q4_K"));
+                assert!(supported.contains("Q2_K"));
             }
             other => panic!("{other:?}"),
         }
