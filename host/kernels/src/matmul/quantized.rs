@@ -136,14 +136,20 @@ impl<F: Format> Quantized<'_, F> {
         let stride = self.w.row_bytes();
         let blocks_per_row = self.blocks_per_row();
         let tokens = self.x.len() / blocks_per_row;
-        let mut panels: [Vec<Panel<S>>; G] = std::array::from_fn(|_| Vec::with_capacity(CHUNK));
+        let mut panels: [Panels<S>; G] = std::array::from_fn(|_| Panels::new(s));
         let mut padded: [Vec<u8>; G] = std::array::from_fn(|_| Vec::new());
         let mut sums = vec![[s.floats(0.0); G]; tokens];
+        let set_bytes = G * S::ROWS * stride;
         for first in self.groups.clone().step_by(G) {
             let groups = G.min(self.groups.end - first);
             sums.fill([s.floats(0.0); G]);
             for chunk in (0..blocks_per_row).step_by(CHUNK) {
                 let chunk = chunk..blocks_per_row.min(chunk + CHUNK);
+                // As for one token: a chunk's share of the next groups.
+                let share = |at: usize| set_bytes * at / blocks_per_row;
+                for offset in (share(chunk.start)..share(chunk.end)).step_by(CACHE_LINE) {
+                    s.prefetch(self.w.data(), (first + G) * S::ROWS * stride + offset);
+                }
                 for g in 0..G {
                     // An odd group at the end is paired with itself.
                     let group = first + g.min(groups - 1);
@@ -169,7 +175,7 @@ impl<F: Format> Quantized<'_, F> {
     fn multiply_chunk<S: Simd, const G: usize>(
         &self,
         s: S,
-        panels: &[Vec<Panel<S>>; G],
+        panels: &[Panels<S>; G],
         chunk: Range<usize>,
         sums: &mut [[S::Floats; G]],
     ) {
@@ -192,7 +198,7 @@ impl<F: Format> Quantized<'_, F> {
     fn multiply_tile<S: Simd, const G: usize, const T: usize>(
         &self,
         s: S,
-        panels: &[Vec<Panel<S>>; G],
+        panels: &[Panels<S>; G],
         chunk: Range<usize>,
         first: usize,
         sums: &mut [[S::Floats; G]],
@@ -205,9 +211,9 @@ impl<F: Format> Quantized<'_, F> {
         let mut tile = [[s.floats(0.0); G]; T];
         tile.copy_from_slice(&sums[first..first + T]);
         for b in 0..chunk.len() {
-            let mut blocks = [&panels[0][b]; G];
+            let mut blocks = [panels[0].get(b); G];
             for (g, block) in blocks.iter_mut().enumerate() {
-                *block = &panels[g][b];
+                *block = panels[g].get(b);
             }
             let mut tokens = [&x[0][b]; T];
             for (t, token) in tokens.iter_mut().enumerate() {
@@ -274,6 +280,54 @@ fn multiply_add<S: Simd, F: Format, const G: usize, const T: usize>(
                 }
             }
         }
+    }
+}
+
+/// Keeps the panels of a chunk.
+struct Panels<S: Simd> {
+    slots: [Panel<S>; CHUNK],
+    count: usize,
+}
+
+impl<S: Simd> Panels<S> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        let none = Panel {
+            codes: [s.ints(0); 8],
+            scales: [s.floats(0.0); 2],
+            mins: [s.floats(0.0); 2],
+        };
+        Self {
+            slots: [none; CHUNK],
+            count: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    #[inline(always)]
+    fn get(&self, i: usize) -> &Panel<S> {
+        &self.slots[i]
+    }
+}
+
+impl<S: Simd> Sink<S> for Panels<S> {
+    #[inline(always)]
+    fn take(&mut self, _s: S, panel: Panel<S>) {
+        // Vector by vector, from the registers that hold them: a whole panel would be written
+        // to the stack first and copied from there.
+        let slot = &mut self.slots[self.count];
+        for (slot, codes) in slot.codes.iter_mut().zip(panel.codes) {
+            *slot = codes;
+        }
+        for part in 0..2 {
+            slot.scales[part] = panel.scales[part];
+            slot.mins[part] = panel.mins[part];
+        }
+        self.count += 1;
     }
 }
 

@@ -60,14 +60,6 @@ pub(super) trait Sink<S: Simd> {
     fn take(&mut self, s: S, panel: Panel<S>);
 }
 
-/// Keeps them.
-impl<S: Simd> Sink<S> for Vec<Panel<S>> {
-    #[inline(always)]
-    fn take(&mut self, _s: S, panel: Panel<S>) {
-        self.push(panel);
-    }
-}
-
 /// A block format of GGML; the layouts are those of `dequantize`.
 pub(super) trait Format {
     const BLOCK_BYTES: usize;
