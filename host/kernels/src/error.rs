@@ -48,6 +48,30 @@ pub enum KernelError {
         /// The first value that is too large.
         limit: usize,
     },
+    /// A kernel has chosen its instruction set already, or there is none of that name.
+    #[error("cannot compute with `{name}`: this machine has {}, and the choice is made once", available.join(", "))]
+    InstructionSet {
+        /// What was asked for.
+        name: String,
+        /// What could be.
+        available: Vec<&'static str>,
+    },
+    /// No conversion is built from one format to the other.
+    #[error("{from} cannot be quantized to {to}")]
+    NoQuantizer {
+        /// Of the matrix.
+        from: WeightType,
+        /// What was wanted.
+        to: WeightType,
+    },
+    /// A value is not finite, or so large that its block's scale is not.
+    #[error("row {row} has a value that {weight_type} cannot hold")]
+    Unquantizable {
+        /// The first such row.
+        row: usize,
+        /// What was wanted.
+        weight_type: WeightType,
+    },
     /// The product of a shape's sizes does not fit the address space.
     #[error("{what} of {rows} x {cols} elements does not fit the address space")]
     TooLarge {

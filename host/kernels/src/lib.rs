@@ -23,6 +23,7 @@ mod matrix;
 mod memory;
 mod norm;
 mod parallel;
+mod quantize;
 mod rope;
 mod simd;
 #[cfg(test)]
@@ -39,5 +40,7 @@ pub use matmul::matmul;
 pub use matrix::Matrix;
 pub use memory::release_unused;
 pub use norm::rms_norm;
+pub use quantize::quantize;
 pub use rope::{RopeAngles, RopeStyle, rope, rope_with};
+pub use simd::limit_instruction_set;
 pub use weight_type::WeightType;

@@ -13,13 +13,14 @@ mod math;
 mod portable;
 
 use std::marker::PhantomData;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 pub(crate) use math::{ROUND, exp, tanh};
 pub(crate) use portable::Portable;
 
 #[cfg(target_arch = "x86_64")]
 use self::{avx2::Avx2, avx512::Avx512};
+use crate::error::KernelError;
 
 /// Elements of [`Simd::Lanes`].
 pub(crate) const LANES: usize = 16;
@@ -177,6 +178,25 @@ impl<'a, S: Simd> RowGroup<'a, S> {
     }
 }
 
+/// Decided once, by the first kernel or by [`limit_instruction_set`].
+static BEST: OnceLock<Isa> = OnceLock::new();
+
+/// Makes this process compute with the instruction set called `name`: `portable`, `avx2` or
+/// `avx512`. For measuring what machines without the better ones get; results are the same.
+///
+/// # Errors
+/// [`KernelError::InstructionSet`] if this machine has no such set, or a kernel has run before.
+pub fn limit_instruction_set(name: &str) -> Result<(), KernelError> {
+    let available = Isa::available();
+    let found = available.iter().find(|isa| isa.name() == name);
+    let set = found.is_some_and(|isa| BEST.set(*isa).is_ok());
+    set.then_some(())
+        .ok_or_else(|| KernelError::InstructionSet {
+            name: name.to_owned(),
+            available: available.iter().map(|isa| isa.name()).collect(),
+        })
+}
+
 /// An instruction set that this machine has.
 #[derive(Clone, Copy)]
 pub(crate) enum Isa {
@@ -188,14 +208,13 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
-    /// The best that this machine has.
+    /// The best that this machine has, or that [`limit_instruction_set`] leaves.
     pub(crate) fn best() -> Self {
-        static BEST: LazyLock<Isa> = LazyLock::new(|| {
+        *BEST.get_or_init(|| {
             Isa::available()
                 .pop()
                 .expect("the portable instruction set is always available")
-        });
-        *BEST
+        })
     }
 
     /// All that this machine has, the best last.
@@ -219,15 +238,14 @@ impl Isa {
         }
     }
 
-    /// For messages of tests.
-    #[cfg(test)]
+    /// As [`limit_instruction_set`] takes it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Portable(_) => "portable",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(_) => "AVX2",
+            Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(_) => "AVX-512",
+            Self::Avx512(_) => "avx512",
         }
     }
 
