@@ -19,7 +19,7 @@ use fit::{Line, codes, fit};
 const BLOCK: usize = 32;
 
 /// About what a value takes, for splitting the work, in nanoseconds.
-const VALUE_NS: usize = 4;
+const VALUE_NS: usize = 15;
 
 /// Writes `w`, of F32, F16 or BF16, to `out` as `to`, one of Q8_0, Q4_1 and Q4_K.
 ///

@@ -210,10 +210,10 @@ impl<F: Format> Quantized<'_, F> {
         }
         let mut tile = [[s.floats(0.0); G]; T];
         tile.copy_from_slice(&sums[first..first + T]);
-        for b in 0..chunk.len() {
-            let mut blocks = [panels[0].get(b); G];
+        for (b, panel) in panels[0].slots.iter().enumerate().take(chunk.len()) {
+            let mut blocks = [panel; G];
             for (g, block) in blocks.iter_mut().enumerate() {
-                *block = panels[g].get(b);
+                *block = &panels[g].slots[b];
             }
             let mut tokens = [&x[0][b]; T];
             for (t, token) in tokens.iter_mut().enumerate() {
@@ -306,11 +306,6 @@ impl<S: Simd> Panels<S> {
     #[inline(always)]
     fn clear(&mut self) {
         self.count = 0;
-    }
-
-    #[inline(always)]
-    fn get(&self, i: usize) -> &Panel<S> {
-        &self.slots[i]
     }
 }
 
