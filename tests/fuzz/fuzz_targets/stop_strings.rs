@@ -60,9 +60,9 @@ fuzz_target!(|input: (Vec<Vec<u8>>, Vec<String>)| {
         has_stopped |= delta.stopped;
     }
     streamed.push_str(&stream.finish().text);
-    // A piece may complete several stop strings at once; the one that begins first then wins,
-    // which is no shorter than what byte by byte gives... unless it begins earlier.
     assert_eq!(has_stopped, stopped);
+    // A piece may complete several stop strings at once, and the one that begins first wins: then
+    // the text ends elsewhere than byte by byte, but is the beginning of the same.
     if pieces.iter().all(|piece| piece.len() <= 1) {
         assert_eq!(streamed, text);
     } else {
