@@ -197,8 +197,10 @@ impl EngineLoop {
                 let (results, failed) = draw::results(&self.scheduler, &step, output);
                 self.fail(failed);
                 let events = self.scheduler.update(&step, results, Instant::now());
-                self.deliver(events);
                 self.count(&step);
+                // First, so that whoever has read an answer's end finds its blocks free.
+                self.publish();
+                self.deliver(events);
             }
             Err(error) => {
                 self.fail_step(&step, &error);

@@ -113,7 +113,11 @@ fn a_million_draws_through_everything_follow_the_exact_distribution() {
         presence_penalty: 0.4,
         frequency_penalty: 0.3,
         repetition_penalty: 1.2,
-        logit_bias: vec![(TokenId(5), 1.44), (TokenId(1400), 2.0), (TokenId(30), -1.0)],
+        logit_bias: vec![
+            (TokenId(5), 1.44),
+            (TokenId(1400), 2.0),
+            (TokenId(30), -1.0),
+        ],
     };
     let prompt = [TokenId(30), TokenId(100)];
     let generated = [TokenId(100), TokenId(1400), TokenId(100)];
