@@ -174,8 +174,8 @@ class Rest(unittest.TestCase):
 
     def test_an_unsupported_field_is_named(self):
         with self.assertRaises(openai.BadRequestError) as caught:
-            ask(response_format={"type": "json_object"})
-        self.assertIn("response_format", caught.exception.param)
+            ask(reasoning_effort="high")
+        self.assertEqual(caught.exception.param, "reasoning_effort")
 
     def test_a_wrong_type_is_named(self):
         with self.assertRaises(openai.BadRequestError) as caught:
