@@ -161,7 +161,7 @@ impl Controller {
     }
 
     /// From here on the prefixes of changed routes are computed before they serve; those of the
-    /// routes in force are computed now. Takes [`PREFILL_TIME`] at most.
+    /// routes in force are computed now. Takes ten seconds at most.
     pub fn prefill_with(&self, prefill: Prefill) {
         let _changing = self.begin();
         let prefill = self.prefill.get_or_init(|| prefill);
