@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -109,8 +109,8 @@ fn cors(server: &ServerConfig) -> Option<CorsLayer> {
             request_id::X_REQUEST_ID,
             crate::error::X_GAPURA_CHAIN,
             header::RETRY_AFTER,
-            HeaderName::from_static("retry-after-ms"),
-            HeaderName::from_static("x-should-retry"),
+            crate::error::RETRY_AFTER_MS,
+            crate::error::X_SHOULD_RETRY,
         ]);
     Some(layer)
 }

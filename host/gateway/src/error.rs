@@ -13,9 +13,9 @@ use gapura_plugin_runtime::{ChainFailure, FailureKind, Refusal};
 use serde_json::{Value, json};
 
 /// Tells OpenAI's SDKs whether to send the request again, whatever the status says.
-const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The precise twin of `Retry-After`, read by OpenAI's SDKs.
-const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 /// The plugins that made an answer, with version and digest, in order.
 pub const X_GAPURA_CHAIN: HeaderName = HeaderName::from_static("x-gapura-chain");
 /// Longest wait that is ever asked of a client: SDKs give up on more than 120 s.
@@ -153,16 +153,16 @@ impl ApiError {
 
     /// 504: the request's deadline has passed. A retry would meet the same deadline.
     pub fn deadline(limit: Duration) -> Self {
-        Self::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "timeout_error",
-            format!(
-                "the answer took longer than the limit of {} s",
-                limit.as_secs_f64()
-            ),
-        )
-        .with_code("deadline_exceeded")
-        .no_retry()
+        Self::timed_out(format!(
+            "the answer took longer than the limit of {} s",
+            limit.as_secs_f64()
+        ))
+    }
+
+    fn timed_out(message: String) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", message)
+            .with_code("deadline_exceeded")
+            .no_retry()
     }
 
     /// 500: ours. Details belong in the log, not in the answer.
@@ -299,13 +299,7 @@ impl From<EngineError> for ApiError {
                 Self::too_many_requests(error.to_string(), Duration::from_secs(1))
                     .with_code("overloaded")
             }
-            EngineError::DeadlineExceeded { .. } => Self::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "timeout_error",
-                error.to_string(),
-            )
-            .with_code("deadline_exceeded")
-            .no_retry(),
+            EngineError::DeadlineExceeded { .. } => Self::timed_out(error.to_string()),
             EngineError::ShuttingDown => Self::draining(),
             EngineError::Step { message } => {
                 tracing::error!(message, "the engine failed a request");
