@@ -152,25 +152,39 @@ impl Op for Attend<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         let group = self.params.heads / self.kv.kv_heads();
-        let rows = self.q.len() / self.kv.head_dim() / self.kv_heads.len();
-        debug_assert!(rows.is_multiple_of(group));
+        let num_rows = self.q.len() / self.kv.head_dim() / self.kv_heads.len();
+        debug_assert!(num_rows.is_multiple_of(group));
+        let vectors = self.kv.padded_dim() / LANES;
+        let mut rows = Rows::<S> {
+            running: vec![Running::new(s); num_rows],
+            sums: vec![[0.0; LANES]; num_rows * vectors],
+        };
+        let last_position = self.first_position + num_rows / group - 1;
+        let first_block = self.params.visible(self.first_position).start / BLOCK_TOKENS;
+        let end_block = last_position / BLOCK_TOKENS + 1;
+        let span_blocks = (SPAN_BYTES / (2 * BLOCK_TOKENS * self.kv.padded_dim() * 4)).max(1);
         for kv_head in self.kv_heads.clone() {
-            let mut row = 0;
-            if S::ROWS == 16 {
-                while rows - row >= 4 {
-                    self.tile::<S, 4, 4>(s, kv_head, row);
-                    row += 4;
-                }
+            let mut start = first_block;
+            while start < end_block {
+                let span = start..end_block.min(start + span_blocks);
+                self.span(s, kv_head, &span, &mut rows);
+                start = span.end;
             }
-            while rows - row >= 2 {
-                self.tile::<S, 2, 4>(s, kv_head, row);
-                row += 2;
-            }
-            if row < rows {
-                self.tile::<S, 1, 4>(s, kv_head, row);
-            }
+            self.finish(s, kv_head, &mut rows);
         }
     }
+}
+
+/// Keys and values that all rows of a key head go over before the next: as much as stays in a
+/// second-level cache beside the rows, so that memory is read once for all of them.
+const SPAN_BYTES: usize = 256 << 10;
+
+/// Where the rows of a key head, pairs of query and head, stand.
+struct Rows<S: Simd> {
+    /// `[rows]`.
+    running: Vec<Running<S>>,
+    /// Weighted values, `[rows, vectors]`.
+    sums: Vec<[f32; LANES]>,
 }
 
 /// What is known of a row's softmax so far.
@@ -182,9 +196,18 @@ struct Running<S: Simd> {
     total: S::Lanes,
 }
 
+impl<S: Simd> Running<S> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        Self {
+            largest: f32::NEG_INFINITY,
+            total: s.splat(0.0),
+        }
+    }
+}
+
 impl Attend<'_> {
-    /// Where row `row` of a key head, a pair of query and head, lies in `q` and `out`, and its
-    /// position.
+    /// Where row `row` of a key head lies in `q` and `out`, and its position.
     #[inline(always)]
     fn row(&self, kv_head: usize, row: usize) -> (usize, usize) {
         let group = self.params.heads / self.kv.kv_heads();
@@ -194,13 +217,49 @@ impl Attend<'_> {
         (index * self.kv.head_dim(), self.first_position + query)
     }
 
-    /// The rows `first .. first + T` of a key head; values in parts of `C` vectors.
+    /// Keys, `[dim, 16]`, and values, `[16, padded dim]`, of the block at `index`.
+    #[inline(always)]
+    fn block(&self, index: usize, kv_head: usize) -> [&[[f32; LANES]]; 2] {
+        let block = self.block_table[index] as usize;
+        let (keys, values) = (self.kv.keys(block, kv_head), self.kv.values(block, kv_head));
+        [keys.as_chunks().0, values.as_chunks().0]
+    }
+
+    /// Goes over the blocks `span` of a key head with all rows.
+    #[inline(always)]
+    fn span<S: Simd>(&self, s: S, kv_head: usize, span: &Range<usize>, rows: &mut Rows<S>) {
+        let num_rows = rows.running.len();
+        let mut row = 0;
+        // Those of 32 registers.
+        if S::ROWS == 16 {
+            while num_rows - row >= 4 {
+                self.tile::<S, 4, 4>(s, kv_head, row, span, rows);
+                row += 4;
+            }
+            if num_rows - row == 3 {
+                self.tile::<S, 3, 4>(s, kv_head, row, span, rows);
+                row += 3;
+            }
+        }
+        while num_rows - row >= 2 {
+            self.tile::<S, 2, 4>(s, kv_head, row, span, rows);
+            row += 2;
+        }
+        if row < num_rows {
+            self.tile::<S, 1, 4>(s, kv_head, row, span, rows);
+        }
+    }
+
+    /// The rows `first .. first + T` of a key head over the blocks `span`; values in parts of
+    /// `C` vectors.
     #[inline(always)]
     fn tile<S: Simd, const T: usize, const C: usize>(
-        &mut self,
+        &self,
         s: S,
         kv_head: usize,
         first: usize,
+        span: &Range<usize>,
+        rows: &mut Rows<S>,
     ) {
         let dim = self.kv.head_dim();
         let vectors = self.kv.padded_dim() / LANES;
@@ -211,18 +270,19 @@ impl Attend<'_> {
             q[t] = &self.q[start..start + dim];
             visible[t] = self.params.visible(position);
         }
-        let mut running = [Running::<S> {
-            largest: f32::NEG_INFINITY,
-            total: s.splat(0.0),
-        }; T];
-        // `[T, vectors]`.
-        let mut sums = vec![[0.0f32; LANES]; T * vectors];
+        let running = &mut rows.running[first..][..T];
+        let sums = &mut rows.sums[first * vectors..][..T * vectors];
         // Rows are in the order of positions, so are both ends of what they see.
-        let blocks = visible[0].start / BLOCK_TOKENS..=(visible[T - 1].end - 1) / BLOCK_TOKENS;
+        let end_block = (visible[T - 1].end - 1) / BLOCK_TOKENS + 1;
+        let blocks = span.start.max(visible[0].start / BLOCK_TOKENS)..span.end.min(end_block);
         for index in blocks {
-            let block = self.block_table[index] as usize;
-            let keys = self.kv.keys(block, kv_head);
-            let scores = scores::<S, T>(s, q, keys);
+            let [keys, values] = self.block(index, kv_head);
+            // The first rows bring in what the others then find in the cache.
+            let mut next: [&[[f32; LANES]]; 2] = [&[]; 2];
+            if first == 0 && index + 1 < end_block {
+                next = self.block(index + 1, kv_head);
+            }
+            let scores = scores::<S, T>(s, q, keys, next);
             let start = index * BLOCK_TOKENS;
             let mut weights = [[0.0; LANES]; T];
             let mut slots: [Range<usize>; T] = std::array::from_fn(|_| 0..0);
@@ -235,9 +295,8 @@ impl Attend<'_> {
                 let sums = &mut sums[t * vectors..][..vectors];
                 weights[t] = self.weigh(s, scores[t], slots[t].clone(), &mut running[t], sums);
             }
-            let values = self.kv.values(block, kv_head).as_chunks::<LANES>().0;
             if slots.iter().all(|slots| slots.len() == BLOCK_TOKENS) {
-                add_values::<S, T, C>(s, &weights, values, 0..BLOCK_TOKENS, &mut sums);
+                add_values::<S, T, C>(s, &weights, values, 0..BLOCK_TOKENS, sums);
             } else {
                 // Slots that a row does not see may hold anything, NaN too.
                 for t in 0..T {
@@ -247,14 +306,22 @@ impl Attend<'_> {
                 }
             }
         }
-        for t in 0..T {
-            let (start, _) = self.row(kv_head, first + t);
+    }
+
+    /// Writes the rows of a key head out and begins anew.
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, s: S, kv_head: usize, rows: &mut Rows<S>) {
+        let dim = self.kv.head_dim();
+        let sums = rows.sums.chunks_exact_mut(self.kv.padded_dim() / LANES);
+        for (row, (running, sums)) in rows.running.iter_mut().zip(sums).enumerate() {
+            let (start, _) = self.row(kv_head, row);
             let out = &mut self.out[start..start + dim];
-            let inverse = s.splat(1.0 / s.sum(running[t].total));
-            let sums = &sums[t * vectors..][..vectors];
+            let inverse = s.splat(1.0 / s.sum(running.total));
             for (out, sum) in out.chunks_mut(LANES).zip(sums) {
                 s.store_partial(s.mul(s.load(sum), inverse), out);
+                *sum = [0.0; LANES];
             }
+            *running = Running::new(s);
         }
     }
 
@@ -298,15 +365,24 @@ impl Attend<'_> {
     }
 }
 
-/// The scores of a block's 16 keys, `[dim, 16]`, before scaling.
+/// The scores of a block's 16 keys, `[dim, 16]`, before scaling. Meanwhile asks for the lines of
+/// `next`, two for each dimension: blocks lie apart, so no machine foresees where the next is.
 #[inline(always)]
-fn scores<S: Simd, const T: usize>(s: S, q: [&[f32]; T], keys: &[f32]) -> [S::Lanes; T] {
-    let keys = keys.as_chunks::<LANES>().0;
+fn scores<S: Simd, const T: usize>(
+    s: S,
+    q: [&[f32]; T],
+    keys: &[[f32; LANES]],
+    next: [&[[f32; LANES]]; 2],
+) -> [S::Lanes; T] {
     let (pairs, last) = keys.as_chunks::<2>();
     let mut even = [s.splat(0.0); T];
     let mut odd = even;
     for (i, [key_even, key_odd]) in pairs.iter().enumerate() {
         let (key_even, key_odd) = (s.load(key_even), s.load(key_odd));
+        for lines in next.iter().filter_map(|next| next.get(2 * i..2 * i + 2)) {
+            s.prefetch_lanes(&lines[0]);
+            s.prefetch_lanes(&lines[1]);
+        }
         for t in 0..T {
             even[t] = s.fma(s.splat(q[t][2 * i]), key_even, even[t]);
             odd[t] = s.fma(s.splat(q[t][2 * i + 1]), key_odd, odd[t]);

@@ -124,6 +124,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Asks for the cache line at `offset`, which may lie outside `bytes`, for the second-level
     /// cache.
     fn prefetch(self, bytes: &[u8], offset: usize);
+    /// Asks for `values`, for the second-level cache.
+    fn prefetch_lanes(self, values: &[f32; LANES]);
 
     /// Up to 16 values, zeros behind them.
     #[inline(always)]

@@ -240,4 +240,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn prefetch(self, _bytes: &[u8], _offset: usize) {}
+
+    #[inline(always)]
+    fn prefetch_lanes(self, _values: &[f32; LANES]) {}
 }
