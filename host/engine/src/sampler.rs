@@ -62,7 +62,7 @@ pub(crate) fn sample(
         .logprobs
         .map(|num_alternatives| logprobs::RawDistribution::of(&logits, num_alternatives));
     penalties::apply(&mut logits, context);
-    let id = choose(&logits, context).ok_or_else(|| EngineError::Step {
+    let id = choose(&mut logits, context).ok_or_else(|| EngineError::Step {
         message: format!("no logit at position {} is finite", context.position),
     })?;
     Ok(SampledToken {
@@ -71,20 +71,20 @@ pub(crate) fn sample(
     })
 }
 
-fn choose(logits: &[f32], context: &DrawContext<'_>) -> Option<u32> {
+/// Makes weights of the logits where it needs all of them.
+fn choose(logits: &mut [f32], context: &DrawContext<'_>) -> Option<u32> {
     let best = weights::argmax(logits)?;
     let params = context.params;
     if params.temperature == 0.0 {
         return Some(best.0);
     }
     let weigher = Weigher::new(best.1, params.temperature);
-    let weight = |logit| weigher.weight(logit);
     let uniform = uniform(context.seed, context.position);
-    if filter::keeps_all(params, logits.len()) {
-        return weights::draw(logits, weight, uniform);
+    if (1..logits.len()).contains(&(params.top_k as usize)) {
+        return Some(draw(&filter::listed(logits, weigher, params), uniform));
     }
-    let kept = filter::kept(logits, weight, params)?;
-    Some(draw(&kept, uniform))
+    weigher.weigh(logits);
+    weights::draw(logits, filter::cut(logits, params), uniform)
 }
 
 /// A number in [0, 1) that depends on `seed` and `position` alone.

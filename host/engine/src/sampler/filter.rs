@@ -1,57 +1,89 @@
 //! Top-k, then top-p of what top-k left, then min-p: each keeps the heaviest candidates, the
-//! lower id first among equals, and none of them sorts.
+//! lower id first among equals, and none of them sorts. What top-k leaves is few and is listed;
+//! of a whole vocabulary the others may leave nearly everything, so there they only say where
+//! the cut is.
 
 use std::cmp::Ordering;
 
 use super::{
     Candidate,
-    weights::{self, LANES},
+    weights::{self, LANES, Masses, Weigher},
 };
 use crate::request::SamplingParams;
 
-/// Whether no filter is set, for a vocabulary of `len`.
-pub(super) fn keeps_all(params: &SamplingParams, len: usize) -> bool {
-    let keeps_rank = params.top_k == 0 || params.top_k as usize >= len;
-    keeps_rank && params.top_p >= 1.0 && params.min_p <= 0.0
+/// The candidates heavier than some, the last of which is of weight `least` and id `last_id`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Cut {
+    least: f32,
+    last_id: u32,
 }
 
-/// The candidates that survive all filters, the most likely one always among them; `None` if
-/// there is none. `weight` never falls where logits grow; that of the greatest is 1.
-pub(super) fn kept(
-    logits: &[f32],
-    weight: impl Fn(f32) -> f32 + Copy,
-    params: &SamplingParams,
-) -> Option<Vec<Candidate>> {
+impl Cut {
+    /// Keeps what has any weight.
+    pub(super) const NONE: Self = Self {
+        least: f32::MIN_POSITIVE,
+        last_id: u32::MAX,
+    };
+
+    #[inline]
+    pub(super) fn keeps(self, id: u32, weight: f32) -> bool {
+        (weight > self.least) | ((weight == self.least) & (id <= self.last_id))
+    }
+}
+
+/// The candidates that survive all filters, of which top-k is one, by a scan of the logits; the
+/// most likely one is always among them.
+pub(super) fn listed(logits: &[f32], weigher: Weigher, params: &SamplingParams) -> Vec<Candidate> {
+    let heaviest = heaviest(logits, params.top_k as usize).into_iter();
     let candidate = |(id, logit)| Candidate {
         id,
-        weight: weight(logit),
+        weight: weigher.weight(logit),
     };
-    let is_possible = |candidate: &Candidate| candidate.weight > 0.0;
-    let top_k = params.top_k as usize;
-    let mut total = None;
-    let mut kept: Vec<Candidate> = if top_k > 0 && top_k < logits.len() {
-        let heaviest = heaviest(logits, top_k).into_iter();
-        heaviest.map(candidate).filter(is_possible).collect()
-    } else if params.top_p < 1.0 {
-        let sum = *total.insert(weights::total(logits, weight));
-        // Tokens lighter than this weigh, all together, less than top-p leaves out; a little
-        // less, for rounding.
-        let left_out = (1.0 - f64::from(params.top_p)) * sum;
-        let negligible = left_out / logits.len() as f64 * (1.0 - 1e-6);
-        weights::all(logits, weight, negligible as f32)
-    } else {
-        weights::all(logits, weight, params.min_p)
-    };
+    let mut kept: Vec<Candidate> = heaviest
+        .map(candidate)
+        .filter(|candidate| Cut::NONE.keeps(candidate.id, candidate.weight))
+        .collect();
     if params.top_p < 1.0 {
-        let total = total.unwrap_or_else(|| sum(&kept));
-        let count = nucleus(&mut kept, f64::from(params.top_p) * total);
+        let mass = f64::from(params.top_p) * sum(&kept);
+        let count = nucleus(&mut kept, mass);
         kept.truncate(count);
     }
-    if params.min_p > 0.0 {
-        // The heaviest weight is 1.
-        kept.retain(|candidate| candidate.weight >= params.min_p);
+    // The heaviest weight is 1.
+    kept.retain(|candidate| candidate.weight >= params.min_p);
+    kept
+}
+
+/// Where top-p and min-p cut a whole vocabulary.
+pub(super) fn cut(weights: &[f32], params: &SamplingParams) -> Cut {
+    let mut cut = Cut::NONE;
+    if params.top_p < 1.0 {
+        cut = nucleus_cut(weights, params.top_p);
     }
-    (!kept.is_empty()).then_some(kept)
+    if params.min_p > cut.least {
+        cut = Cut {
+            least: params.min_p,
+            last_id: u32::MAX,
+        };
+    }
+    cut
+}
+
+/// Masses by weight tell about where the nucleus ends; only what lies there is compared.
+fn nucleus_cut(weights: &[f32], top_p: f32) -> Cut {
+    let masses = Masses::of(weights);
+    let mass = f64::from(top_p) * masses.total();
+    let Some(edge) = masses.reaching(mass) else {
+        return Cut::NONE;
+    };
+    let mut candidates = weights::within(weights, edge.weights);
+    let count = nucleus(&mut candidates, mass - edge.heavier);
+    let last = candidates[..count]
+        .iter()
+        .max_by(|a, b| heavier_first(a, b));
+    last.map_or(Cut::NONE, |last| Cut {
+        least: last.weight,
+        last_id: last.id,
+    })
 }
 
 /// The `count` greatest, the lower id first among equals. One scan: what is below the least of
@@ -154,6 +186,21 @@ mod tests {
         all.iter().map(|candidate| candidate.id).collect()
     }
 
+    /// Of weights, which are given as the logits that make them.
+    fn survivors(weights: &[f32], params: &SamplingParams) -> Vec<u32> {
+        if params.top_k > 0 {
+            // Weights in order are enough: logits are only compared before they are weighed.
+            let logits: Vec<f32> = weights.iter().map(|weight| weight.ln()).collect();
+            let kept = listed(&logits, Weigher::new(0.0, 1.0), params);
+            return kept.iter().map(|candidate| candidate.id).collect();
+        }
+        let cut = cut(weights, params);
+        let ids = (0..).zip(weights);
+        ids.filter(|(id, weight)| cut.keeps(*id, **weight))
+            .map(|(id, _)| id)
+            .collect()
+    }
+
     proptest! {
         // Weights in 64ths, so that sums are exact and ties are frequent.
         #[test]
@@ -167,8 +214,7 @@ mod tests {
                 sixty_fourths.iter().map(|&weight| f32::from(weight) / 64.0).collect();
             weights[0] = 1.0;
             let params = SamplingParams { top_k, top_p, min_p, ..SamplingParams::default() };
-            let mut survivors: Vec<u32> =
-                kept(&weights, |weight| weight, &params).unwrap().iter().map(|kept| kept.id).collect();
+            let mut survivors = survivors(&weights, &params);
             let mut expected = by_sorting(&weights, &params);
             survivors.sort_unstable();
             expected.sort_unstable();
@@ -193,8 +239,7 @@ mod tests {
                 ..SamplingParams::default()
             },
         ] {
-            let kept = kept(&weights, |weight| weight, &params).unwrap();
-            assert_eq!(kept, [Candidate { id: 1, weight: 1.0 }]);
+            assert_eq!(survivors(&weights, &params), [1]);
         }
     }
 
@@ -204,11 +249,7 @@ mod tests {
             top_k: 2,
             ..SamplingParams::default()
         };
-        let mut ids: Vec<u32> = kept(&[1.0; 9], |weight| weight, &params)
-            .unwrap()
-            .iter()
-            .map(|kept| kept.id)
-            .collect();
+        let mut ids = survivors(&[1.0; 9], &params);
         ids.sort_unstable();
         assert_eq!(ids, [0, 1]);
     }

@@ -1,7 +1,9 @@
-//! Scans over a row of logits, written so that compilers make vector instructions of them. All
+//! Scans over a row of logits or weights, written so that compilers make vector instructions of them. All
 //! arithmetic is the same on every machine: a seed draws the same tokens everywhere.
 
-use super::Candidate;
+use std::ops::RangeInclusive;
+
+use super::{Candidate, filter::Cut};
 
 /// Entries that a scan looks at together.
 pub(super) const LANES: usize = 16;
@@ -30,6 +32,13 @@ impl Weigher {
     pub(super) fn weight(self, logit: f32) -> f32 {
         // The difference first: the division may overflow for temperatures near 0.
         exp((logit - self.greatest) / self.temperature)
+    }
+
+    /// Makes weights of all logits.
+    pub(super) fn weigh(self, logits: &mut [f32]) {
+        for logit in logits {
+            *logit = self.weight(*logit);
+        }
     }
 }
 
@@ -80,24 +89,20 @@ pub(super) fn greatest(logits: &[f32]) -> f32 {
         .fold(lanes.iter().fold(f32::NEG_INFINITY, of), of)
 }
 
-/// The candidates of at least `least` weight, and of some weight at all.
-pub(super) fn all(
-    logits: &[f32],
-    weight: impl Fn(f32) -> f32 + Copy,
-    least: f32,
-) -> Vec<Candidate> {
-    let least = least.max(f32::MIN_POSITIVE);
+/// The candidates of certain weights, in the order of ids.
+pub(super) fn within(weights: &[f32], range: RangeInclusive<f32>) -> Vec<Candidate> {
+    let (least, most) = range.into_inner();
+    let is_within = |weight: f32| (weight >= least) & (weight <= most);
     let mut kept = Vec::new();
-    for (first, group) in (0_u32..).step_by(LANES).zip(logits.chunks(LANES)) {
-        let heavy = group
+    for (first, group) in (0_u32..).step_by(LANES).zip(weights.chunks(LANES)) {
+        if !group
             .iter()
-            .fold(false, |found, logit| found | (weight(*logit) >= least));
-        if !heavy {
+            .fold(false, |found, weight| found | is_within(*weight))
+        {
             continue;
         }
-        for (id, logit) in (first..).zip(group) {
-            let weight = weight(*logit);
-            if weight >= least {
+        for (id, &weight) in (first..).zip(group) {
+            if is_within(weight) {
                 kept.push(Candidate { id, weight });
             }
         }
@@ -105,49 +110,120 @@ pub(super) fn all(
     kept
 }
 
-/// The sum of all weights.
+/// Bits of a weight that buckets do not tell apart: each is an eighth of an octave.
+const BUCKET_BITS: u32 = 20;
+
+/// Buckets of the weights from 1 down to 0.
+const NUM_BUCKETS: usize = (ONE >> BUCKET_BITS) as usize + 1;
+
+const ONE: u32 = 1.0_f32.to_bits();
+
+/// How much of the weight lies where, by weight.
+pub(super) struct Masses {
+    /// The heaviest weights first.
+    buckets: Vec<f64>,
+}
+
+/// A bucket.
+#[derive(Debug, PartialEq)]
+pub(super) struct Edge {
+    /// The weights in it.
+    pub(super) weights: RangeInclusive<f32>,
+    /// What all heavier ones add up to.
+    pub(super) heavier: f64,
+}
+
+impl Masses {
+    /// Of `weights`, each in [0, 1].
+    pub(super) fn of(weights: &[f32]) -> Self {
+        // Neighbours often fall into the same bucket: in four rows, no sum waits for the last.
+        let mut rows = vec![[0.0_f64; 4]; NUM_BUCKETS];
+        for weights in weights.chunks(4) {
+            for (row, weight) in weights.iter().enumerate() {
+                rows[bucket(*weight)][row] += f64::from(*weight);
+            }
+        }
+        Self {
+            buckets: rows.iter().map(|rows| rows.iter().sum()).collect(),
+        }
+    }
+
+    pub(super) fn total(&self) -> f64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The bucket in which the sum of the heaviest reaches `mass`, or the last with anything in
+    /// it; `None` if there is nothing at all.
+    pub(super) fn reaching(&self, mass: f64) -> Option<Edge> {
+        let mut edge = None;
+        let mut heavier = 0.0;
+        for (index, &bucket) in self.buckets.iter().enumerate() {
+            if bucket > 0.0 {
+                edge = Some((index, heavier));
+                heavier += bucket;
+            }
+            if heavier >= mass && edge.is_some() {
+                break;
+            }
+        }
+        edge.map(|(index, heavier)| Edge {
+            weights: bucket_weights(index),
+            heavier,
+        })
+    }
+}
+
+/// Positive floats are in the order of their bits.
+#[inline]
+fn bucket(weight: f32) -> usize {
+    (ONE.saturating_sub(weight.to_bits()) >> BUCKET_BITS) as usize
+}
+
+fn bucket_weights(index: usize) -> RangeInclusive<f32> {
+    let most = ONE - ((index as u32) << BUCKET_BITS);
+    let least = (most + 1).saturating_sub(1 << BUCKET_BITS);
+    f32::from_bits(least)..=f32::from_bits(most)
+}
+
+/// The sum of `weight` over all logits.
 pub(super) fn total(logits: &[f32], weight: impl Fn(f32) -> f32 + Copy) -> f64 {
-    logits
-        .chunks(BLOCK)
-        .map(|block| block_total(block, weight))
+    let blocks = logits.chunks(BLOCK);
+    blocks
+        .map(|block| block_total(block, |_, logit| weight(logit)))
         .sum()
 }
 
-fn block_total(block: &[f32], weight: impl Fn(f32) -> f32) -> f64 {
+fn block_total(block: &[f32], weight: impl Fn(u32, f32) -> f32) -> f64 {
     let (chunks, rest) = block.as_chunks::<LANES>();
     let mut lanes = [0.0_f32; LANES];
+    let mut first = 0;
     for chunk in chunks {
-        for (lane, logit) in lanes.iter_mut().zip(chunk) {
-            *lane += weight(*logit);
+        for (offset, (lane, entry)) in (0..).zip(lanes.iter_mut().zip(chunk)) {
+            *lane += weight(first + offset, *entry);
         }
+        first += LANES as u32;
     }
-    let rest = rest.iter().map(|logit| weight(*logit));
+    let rest = (first..).zip(rest).map(|(id, entry)| weight(id, *entry));
     lanes.into_iter().chain(rest).map(f64::from).sum()
 }
 
-/// The entry in whose share of the total weight `uniform`, in [0, 1), falls.
-pub(super) fn draw(
-    logits: &[f32],
-    weight: impl Fn(f32) -> f32 + Copy,
-    uniform: f64,
-) -> Option<u32> {
-    let blocks: Vec<f64> = logits
-        .chunks(BLOCK)
-        .map(|block| block_total(block, weight))
+/// Of the entries that `cut` keeps the one in whose share of the weight `uniform`, in [0, 1),
+/// falls; `None` if it keeps none.
+pub(super) fn draw(weights: &[f32], cut: Cut, uniform: f64) -> Option<u32> {
+    let kept = |id, weight| if cut.keeps(id, weight) { weight } else { 0.0 };
+    let blocks = || (0_u32..).step_by(BLOCK).zip(weights.chunks(BLOCK));
+    let totals: Vec<f64> = blocks()
+        .map(|(first, block)| block_total(block, |id, weight| kept(first + id, weight)))
         .collect();
-    let mut left = uniform * blocks.iter().sum::<f64>();
+    let mut left = uniform * totals.iter().sum::<f64>();
     let mut last = None;
-    for ((first, block), total) in (0_u32..)
-        .step_by(BLOCK)
-        .zip(logits.chunks(BLOCK))
-        .zip(blocks)
-    {
+    for ((first, block), total) in blocks().zip(totals) {
         if left >= total {
             left -= total;
             continue;
         }
-        for (id, logit) in (first..).zip(block) {
-            let weight = f64::from(weight(*logit));
+        for (id, weight) in (first..).zip(block) {
+            let weight = f64::from(kept(id, *weight));
             if weight > 0.0 {
                 left -= weight;
                 last = Some(id);
@@ -160,7 +236,7 @@ pub(super) fn draw(
         return last;
     }
     // Rounding again: the heaviest is as good as the last.
-    last.or_else(|| argmax(logits).map(|(id, _)| id))
+    last.or_else(|| argmax(weights).map(|(id, _)| id))
 }
 
 #[cfg(test)]
@@ -188,20 +264,48 @@ mod tests {
                 let mut row = vec![0.0; len as usize];
                 row[at as usize] = 1.0;
                 assert_eq!(argmax(&row), Some((at, 1.0)));
-                let heavy = all(&row, |weight| weight, 0.5);
-                assert_eq!(
-                    heavy,
-                    [Candidate {
-                        id: at,
-                        weight: 1.0
-                    }]
-                );
+                let heavy = within(&row, 0.5..=1.0);
+                let candidate = Candidate {
+                    id: at,
+                    weight: 1.0,
+                };
+                assert_eq!(heavy, [candidate]);
                 assert_eq!(total(&row, |weight| weight), 1.0);
                 for uniform in [0.0, 0.5, 1.0 - f64::EPSILON] {
-                    assert_eq!(draw(&row, |weight| weight, uniform), Some(at));
+                    assert_eq!(draw(&row, Cut::NONE, uniform), Some(at));
                 }
             }
         }
         assert_eq!(argmax(&[]), None);
+    }
+
+    #[test]
+    fn buckets_hold_each_weight_once() {
+        for index in 0..NUM_BUCKETS {
+            let (least, most) = bucket_weights(index).into_inner();
+            assert_eq!((bucket(least), bucket(most)), (index, index));
+            if index > 0 {
+                assert_eq!(bucket(most.next_up()), index - 1);
+            }
+        }
+        assert_eq!(bucket_weights(NUM_BUCKETS - 1), 0.0..=0.0);
+    }
+
+    #[test]
+    fn masses_tell_where_a_sum_is_reached() {
+        let masses = Masses::of(&[0.25, 0.0, 1.0, 0.5, 0.25, 0.25]);
+        assert_eq!(masses.total(), 2.25);
+        for (mass, heavier, weight) in [
+            (0.0, 0.0, 1.0),
+            (1.0, 0.0, 1.0),
+            (1.2, 1.0, 0.5),
+            (1.6, 1.5, 0.25),
+            (9.0, 1.5, 0.25),
+        ] {
+            let edge = masses.reaching(mass).unwrap();
+            assert_eq!(edge.heavier, heavier, "{mass}");
+            assert!(edge.weights.contains(&weight), "{mass}");
+        }
+        assert_eq!(Masses::of(&[0.0; 3]).reaching(0.5), None);
     }
 }
