@@ -166,6 +166,34 @@ fn a_query_has_the_same_bits_in_every_chunk() {
 }
 
 #[test]
+fn a_long_context_is_gone_over_in_spans() {
+    // 8 blocks are a span here; the last queries see 3 of them, in a window of 140 the last 2.
+    let sequence = Sequence::new(2, 300, 1, 256);
+    let row = 3 * sequence.dim;
+    let q = values(&mut rng(3), sequence.tokens * row);
+    for window in [None, Some(140)] {
+        let scale = 0.2;
+        let params = AttentionParams {
+            scale,
+            window,
+            ..params(3)
+        };
+        let expected = sequence.reference(&q, params);
+        for isa in Isa::available() {
+            let whole = sequence.run(isa, &q, 0, params);
+            for (out, expected) in whole.iter().zip(&expected) {
+                assert!((f64::from(*out) - expected).abs() < 1e-5, "{}", isa.name());
+            }
+            for (first, n) in [(299, 1), (127, 2), (120, 17), (255, 5), (30, 270)] {
+                let chunk = first * row..(first + n) * row;
+                let out = sequence.run(isa, &q[chunk.clone()], first, params);
+                assert_eq!(bits(&out), bits(&whole[chunk]), "{} n={n}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
 fn threads_do_not_change_a_bit() {
     let sequence = Sequence::new(3, 700, 3, 64);
     let q = values(&mut rng(4), 700 * 9 * 64);
