@@ -6,8 +6,11 @@
 - The time to the first token of a prompt whose first 1,500 tokens are known (another request
   began with them) is at most a tenth of that of a prompt that is computed whole.
 - While a prompt of 8,000 tokens arrives, the times between the tokens of eight running streams
-  have a 99th percentile of at most three times their median before it came. The same with steps
-  that are always full stands beside it, to show what the pace of prompts is good for.
+  have a 99th percentile of at most three times the median of the same tokens when these streams
+  run by themselves. (Their own context grows tenfold meanwhile, and with it what a token takes:
+  the median before the arrival is therefore shown, but is no measure of what the prompt does.)
+  The same with steps that are always full stands beside it, to show what the pace of prompts is
+  good for.
 
 Exit code 1 if a goal is missed. The work is done by host/engine/examples/bench_latency.rs.
 """
@@ -35,12 +38,13 @@ def show(model, threads, result):
     print(f"first token of {prefix['prompt_tokens']} tokens: {prefix['cold_s'] * 1e3:.0f} ms computed whole, "
           f"{prefix['warm_s'] * 1e3:.1f} ms with {prefix['prefix_tokens']} known: "
           f"{prefix['warm_to_cold']:.3f} (goal {WARM_TO_COLD}): {'ok' if met['prefix'] else 'MISSED'}")
-    print(f"{'steps':<11} {'median before':>13} {'median during':>13} {'p99 during':>10} {'most':>8} {'p99/median':>10} {'first token of the long one':>28}")
+    columns = {"median before": "median_before_s", "median alone": "median_alone_s", "median during": "median_during_s",
+               "p99 during": "p99_during_s", "most during": "most_during_s"}
+    print(f"{'steps, ms':<11}", *(f"{column:>13}" for column in columns), f"{'p99/alone':>9} {'long one after':>15}")
     for name, run in result["arrival"].items():
-        met[name] = run["p99_during_to_median_before"] <= P99_TO_MEDIAN
-        print(f"{name:<11} {run['median_before_s'] * 1e3:>10.1f} ms {run['median_during_s'] * 1e3:>10.1f} ms"
-              f" {run['p99_during_s'] * 1e3:>7.1f} ms {run['most_during_s'] * 1e3:>5.0f} ms"
-              f" {run['p99_during_to_median_before']:>10.2f} {run['long_first_token_s']:>26.1f} s")
+        met[name] = run["p99_during_to_median_alone"] <= P99_TO_MEDIAN
+        print(f"{name:<11}", *(f"{run[key] * 1e3:>13.1f}" for key in columns.values()),
+              f"{run['p99_during_to_median_alone']:>9.2f} {run['long_first_token_s']:>13.1f} s")
     print(f"goal for paced steps {P99_TO_MEDIAN}: {'ok' if met['paced'] else 'MISSED'}")
     return met["prefix"] and met["paced"]
 

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use gapura_engine::sim::{SimFault, SimLatency, SimRunner, sim_tokens};
 use gapura_engine::{
-    Batch, CacheParams, Engine, EngineConfig, GenerateRequest, KvPlan, ModelInfo, ModelRunner,
-    QueueParams, RunnerError, RunnerFactory, SamplingParams, StepOutput, StopParams, TokenEvent,
-    TokenStream,
+    Batch, Engine, EngineConfig, GenerateRequest, KvPlan, ModelInfo, ModelRunner, RunnerError,
+    RunnerFactory, StepOutput, TokenEvent, TokenStream,
 };
 use gapura_tests::{PLAIN, Server};
 use serde_json::json;
@@ -48,22 +47,7 @@ fn supervised(config: EngineConfig) -> (Engine, Arc<AtomicU64>) {
 }
 
 fn asked(prompt: &str) -> GenerateRequest {
-    GenerateRequest {
-        request_id: prompt.into(),
-        prompt: sim_tokens(prompt),
-        sampling: SamplingParams::default(),
-        stop: StopParams {
-            max_tokens: 300,
-            min_tokens: 0,
-            ignore_eos: false,
-            stop_token_ids: Vec::new(),
-        },
-        grammar: None,
-        logprobs: None,
-        prompt_logprobs: None,
-        queue: QueueParams::default(),
-        cache: CacheParams::default(),
-    }
+    GenerateRequest::new(prompt, sim_tokens(prompt), 300)
 }
 
 /// The number of tokens, or the error.

@@ -15,8 +15,7 @@ use std::{
 };
 
 use gapura_engine::{
-    CacheParams, CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, QueueParams,
-    SamplingParams, StopParams, TokenEvent, TokenId,
+    CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, TokenEvent, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -94,25 +93,8 @@ struct Run {
 
 fn generate(engine: &Engine, ids: &[u32], max_tokens: u32) -> Result<Run, Box<dyn Error>> {
     let start = Clock::now()?;
-    let mut stream = engine.submit(GenerateRequest {
-        request_id: "bench".into(),
-        prompt: ids.iter().map(|id| TokenId(*id)).collect(),
-        sampling: SamplingParams {
-            temperature: 0.0,
-            ..SamplingParams::default()
-        },
-        stop: StopParams {
-            max_tokens,
-            min_tokens: 0,
-            ignore_eos: true,
-            stop_token_ids: vec![],
-        },
-        grammar: None,
-        logprobs: None,
-        prompt_logprobs: None,
-        queue: QueueParams::default(),
-        cache: CacheParams::default(),
-    })?;
+    let prompt = ids.iter().map(|id| TokenId(*id)).collect();
+    let mut stream = engine.submit(GenerateRequest::greedy("bench", prompt, max_tokens))?;
     let (mut first, mut greedy) = (None, Vec::new());
     while let Some(event) = stream.blocking_next() {
         match event {

@@ -15,9 +15,9 @@ use std::{
 };
 
 use gapura_engine::{
-    Allowed, CacheParams, CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason,
-    GenerateRequest, Grammar, GrammarCompiler, GrammarError, GrammarSource, QueueParams,
-    SamplingParams, StopParams, TokenEvent, TokenId, TokenStream, Tokenizer, Usage,
+    Allowed, CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, Grammar,
+    GrammarCompiler, GrammarError, GrammarSource, TokenEvent, TokenId, TokenStream, Tokenizer,
+    Usage,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -167,28 +167,15 @@ fn request(
     grammar: Option<Grammar>,
     max_tokens: u32,
 ) -> GenerateRequest {
-    GenerateRequest {
-        request_id: case.name.clone(),
-        prompt: prompt(tokenizer, &case.prompt),
-        // What keeps a small model from repeating itself for ever.
-        sampling: SamplingParams {
-            temperature: 0.7,
-            seed: Some(1),
-            frequency_penalty: 0.4,
-            ..SamplingParams::default()
-        },
-        stop: StopParams {
-            max_tokens,
-            min_tokens: 0,
-            ignore_eos: grammar.is_none(),
-            stop_token_ids: vec![],
-        },
-        grammar,
-        logprobs: None,
-        prompt_logprobs: None,
-        queue: QueueParams::default(),
-        cache: CacheParams::default(),
-    }
+    let prompt = prompt(tokenizer, &case.prompt);
+    let mut request = GenerateRequest::new(&case.name, prompt, max_tokens);
+    // What keeps a small model from repeating itself for ever.
+    request.sampling.temperature = 0.7;
+    request.sampling.seed = Some(1);
+    request.sampling.frequency_penalty = 0.4;
+    request.stop.ignore_eos = grammar.is_none();
+    request.grammar = grammar;
+    request
 }
 
 fn read(mut stream: TokenStream) -> Result<Answer, String> {

@@ -11,13 +11,13 @@
 use std::{
     error::Error,
     path::Path,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use gapura_engine::{
-    CacheParams, CpuModel, CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest,
-    QueueParams, SamplingParams, StopParams, TokenEvent, TokenId, TokenStream,
+    CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, TokenEvent, TokenId, TokenStream,
 };
 use serde_json::{Value, json};
 
@@ -39,14 +39,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = args.next().ok_or("usage: bench_latency MODEL [THREADS]")?;
     let threads = args.next().map(|count| count.parse()).transpose()?;
     let model = || CpuRunner::load(Path::new(&path), CpuOptions { threads });
-    let prefix = prefix(start(model()?, EngineConfig::default())?)?;
-    // A context beyond the model's own: what a token says does not matter, what it costs does.
-    let paced = arrival(start(model()?, EngineConfig::default())?)?;
-    let full_steps = EngineConfig {
-        max_slowdown: f32::INFINITY,
-        ..EngineConfig::default()
+    let start = |max_slowdown| -> Result<Engine, Box<dyn Error>> {
+        let config = EngineConfig {
+            max_slowdown,
+            ..EngineConfig::default()
+        };
+        Ok(Engine::start(Box::new(model()?.runner), config)?)
     };
-    let unpaced = arrival(start(model()?, full_steps)?)?;
+    let default = EngineConfig::default().max_slowdown;
+    let prefix = prefix(start(default)?)?;
+    let paced = arrival(|| start(default))?;
+    let unpaced = arrival(|| start(f32::INFINITY))?;
     #[expect(clippy::print_stdout, reason = "the result of the program")]
     {
         println!(
@@ -55,10 +58,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
-}
-
-fn start(model: CpuModel, config: EngineConfig) -> Result<Engine, Box<dyn Error>> {
-    Ok(Engine::start(Box::new(model.runner), config)?)
 }
 
 /// A prompt that shares nothing with those of another `seed`.
@@ -73,25 +72,7 @@ fn submit(
     prompt: Vec<TokenId>,
     max_tokens: u32,
 ) -> Result<TokenStream, Box<dyn Error>> {
-    Ok(engine.submit(GenerateRequest {
-        request_id: "bench".into(),
-        prompt,
-        sampling: SamplingParams {
-            temperature: 0.0,
-            ..SamplingParams::default()
-        },
-        stop: StopParams {
-            max_tokens,
-            min_tokens: 0,
-            ignore_eos: true,
-            stop_token_ids: vec![],
-        },
-        grammar: None,
-        logprobs: None,
-        prompt_logprobs: None,
-        queue: QueueParams::default(),
-        cache: CacheParams::default(),
-    })?)
+    Ok(engine.submit(GenerateRequest::greedy("bench", prompt, max_tokens))?)
 }
 
 /// Seconds to the first token, and how much of the prompt was known.
@@ -142,71 +123,104 @@ fn prefix(engine: Engine) -> Result<Value, Box<dyn Error>> {
     }))
 }
 
-/// Streams run; a long prompt arrives; the times between the tokens of each, before and until
-/// its first token.
-fn arrival(engine: Engine) -> Result<Value, Box<dyn Error>> {
+/// Streams run; a long prompt arrives. The times between the tokens of each stream before it,
+/// until its first token, and of the same tokens when the same streams run by themselves: their
+/// context grows meanwhile, and with it what a token takes.
+fn arrival(start: impl Fn() -> Result<Engine, Box<dyn Error>>) -> Result<Value, Box<dyn Error>> {
+    let engine = start()?;
     let context_length = engine.model().context_length;
     let long = LONG.min(context_length - 2);
-    let streams: Vec<TokenStream> = (0..STREAMS)
-        .map(|seed| {
-            submit(
-                &engine,
-                prompt(seed, STREAM_PROMPT),
-                (context_length - STREAM_PROMPT) as u32,
-            )
-        })
-        .collect::<Result<_, _>>()?;
-    let (running, started) = std::sync::mpsc::channel();
-    let readers: Vec<_> = streams
-        .into_iter()
-        .map(|stream| {
-            let running = running.clone();
-            thread::spawn(move || token_times(stream, &running))
-        })
-        .collect();
-    for _ in 0..STREAMS {
-        started.recv()?;
-    }
+    let streams = Streams::start(&engine, context_length - STREAM_PROMPT)?;
+    streams.wait()?;
     let arrived = Instant::now();
     let (seconds, _) = first_token(&engine, prompt(77, long))?;
     let answered = arrived + Duration::from_secs_f64(seconds);
     engine.blocking_shutdown(Duration::ZERO);
-    let (mut before, mut during) = (Vec::new(), Vec::new());
-    for reader in readers {
-        let times = reader.join().map_err(|_| "a reader panicked")?;
-        // The first few tokens come while the streams themselves arrive.
-        for pair in times.windows(2).skip(BEFORE / 4) {
-            let gap = pair[1].duration_since(pair[0]).as_secs_f64();
-            match pair[1] {
-                at if at <= arrived => before.push(gap),
-                at if pair[0] <= answered => {
-                    let _ = at;
-                    during.push(gap);
-                }
-                _ => {}
-            }
-        }
-    }
-    let all_during = during.len();
-    let median = quantile(&mut before, 0.5);
+    let times = streams.join()?;
+    let num_tokens = |times: &Vec<Instant>| times.partition_point(|time| *time <= answered);
+    let fewest = times.iter().map(num_tokens).min().unwrap_or(0);
+
+    let engine = start()?;
+    let alone = Streams::start(&engine, fewest)?.join()?;
+    engine.blocking_shutdown(Duration::ZERO);
+
+    // The first few tokens come while the streams themselves arrive.
+    let mut before = gaps(&times, |i, at| i >= BEFORE / 4 && at[1] <= arrived);
+    let mut during = gaps(&times, |_, at| at[1] > arrived && at[0] <= answered);
+    let mut alone = gaps(&alone, |i, _| i >= BEFORE);
+    let gaps_during = during.len();
     let p99 = quantile(&mut during, 0.99);
+    let (median_before, median_alone) = (quantile(&mut before, 0.5), quantile(&mut alone, 0.5));
     Ok(json!({
         "streams": STREAMS, "long_prompt_tokens": long, "long_first_token_s": seconds,
-        "median_before_s": median, "p99_before_s": quantile(&mut before, 0.99),
+        "tokens_meanwhile": fewest - BEFORE.min(fewest), "gaps_during": gaps_during,
+        "median_before_s": median_before, "median_alone_s": median_alone,
+        "p99_alone_s": quantile(&mut alone, 0.99),
         "median_during_s": quantile(&mut during, 0.5), "p99_during_s": p99,
-        "most_during_s": quantile(&mut during, 1.0), "gaps_during": all_during,
-        "p99_during_to_median_before": p99 / median,
+        "most_during_s": quantile(&mut during, 1.0),
+        "p99_during_to_median_before": p99 / median_before,
+        "p99_during_to_median_alone": p99 / median_alone,
     }))
 }
 
+/// Seconds between a stream's tokens `i` and `i + 1`, where `is_meant` says so of `i` and of when
+/// they came.
+fn gaps(times: &[Vec<Instant>], is_meant: impl Fn(usize, [Instant; 2]) -> bool) -> Vec<f64> {
+    let mut gaps = Vec::new();
+    for times in times {
+        for (i, at) in times.array_windows().enumerate() {
+            if is_meant(i, *at) {
+                gaps.push(at[1].duration_since(at[0]).as_secs_f64());
+            }
+        }
+    }
+    gaps
+}
+
+/// Threads that read eight answers.
+struct Streams {
+    readers: Vec<thread::JoinHandle<Vec<Instant>>>,
+    running: mpsc::Receiver<()>,
+}
+
+impl Streams {
+    fn start(engine: &Engine, max_tokens: usize) -> Result<Self, Box<dyn Error>> {
+        let (tell, running) = mpsc::channel();
+        let mut readers = Vec::new();
+        for seed in 0..STREAMS {
+            let stream = submit(engine, prompt(seed, STREAM_PROMPT), max_tokens as u32)?;
+            let tell = tell.clone();
+            readers.push(thread::spawn(move || token_times(stream, &tell)));
+        }
+        Ok(Self { readers, running })
+    }
+
+    /// Until each has `BEFORE` tokens.
+    fn wait(&self) -> Result<(), Box<dyn Error>> {
+        for _ in 0..STREAMS {
+            self.running.recv()?;
+        }
+        Ok(())
+    }
+
+    /// When each token of each came, once they end.
+    fn join(self) -> Result<Vec<Vec<Instant>>, Box<dyn Error>> {
+        let join = |reader: thread::JoinHandle<_>| reader.join();
+        let times = self.readers.into_iter().map(join);
+        times
+            .map(|times| times.map_err(|_| "a reader panicked".into()))
+            .collect()
+    }
+}
+
 /// When each token came; tells `running` once `BEFORE` are there.
-fn token_times(mut stream: TokenStream, running: &std::sync::mpsc::Sender<()>) -> Vec<Instant> {
+fn token_times(mut stream: TokenStream, running: &mpsc::Sender<()>) -> Vec<Instant> {
     let mut times = Vec::new();
     while let Some(event) = stream.blocking_next() {
         if matches!(event, TokenEvent::Token(_)) {
             times.push(Instant::now());
             if times.len() == BEFORE {
-                // The other end waits for as many as there are streams.
+                // Nobody listens where the streams run by themselves.
                 let _ = running.send(());
             }
         }

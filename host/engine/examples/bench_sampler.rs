@@ -18,9 +18,8 @@ use std::{
 };
 
 use gapura_engine::{
-    Batch, CacheParams, Engine, EngineConfig, GenerateRequest, KvLayout, KvPlan, ModelInfo,
-    ModelRunner, OutputRows, QueueParams, RowOutput, RunnerError, SamplingParams, StepOutput,
-    StopParams, TokenEvent, TokenId,
+    Batch, Engine, EngineConfig, GenerateRequest, KvLayout, KvPlan, ModelInfo, ModelRunner,
+    OutputRows, RowOutput, RunnerError, SamplingParams, StepOutput, TokenEvent, TokenId,
 };
 
 /// Rows that are handed out in turn.
@@ -235,23 +234,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         "| {vocab_size} entries, one core | p50 µs | p99 µs |\n|---|---|---|"
     )?;
     for (name, sampling, logprobs) in ways() {
+        let prompt = (0..PROMPT_TOKENS)
+            .map(|n| TokenId((n * 31 % vocab_size) as u32))
+            .collect();
         let request = GenerateRequest {
-            request_id: name.into(),
-            prompt: (0..PROMPT_TOKENS)
-                .map(|n| TokenId((n * 31 % vocab_size) as u32))
-                .collect(),
             sampling,
-            stop: StopParams {
-                max_tokens: u32::try_from(rounds)?,
-                min_tokens: 0,
-                ignore_eos: true,
-                stop_token_ids: vec![],
-            },
-            grammar: None,
             logprobs,
-            prompt_logprobs: None,
-            queue: QueueParams::default(),
-            cache: CacheParams::default(),
+            ..GenerateRequest::greedy(name, prompt, u32::try_from(rounds)?)
         };
         let mut stream = engine.submit(request)?;
         while let Some(event) = stream.blocking_next() {

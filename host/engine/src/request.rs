@@ -35,6 +35,38 @@ pub struct GenerateRequest {
     pub cache: CacheParams,
 }
 
+impl GenerateRequest {
+    /// Up to `max_tokens` tokens after `prompt`, drawn from the model's own distribution, and
+    /// nothing that has to be asked for.
+    pub fn new(request_id: impl Into<String>, prompt: Vec<TokenId>, max_tokens: u32) -> Self {
+        Self {
+            request_id: request_id.into(),
+            prompt,
+            sampling: SamplingParams::default(),
+            stop: StopParams {
+                max_tokens,
+                min_tokens: 0,
+                ignore_eos: false,
+                stop_token_ids: Vec::new(),
+            },
+            grammar: None,
+            logprobs: None,
+            prompt_logprobs: None,
+            queue: QueueParams::default(),
+            cache: CacheParams::default(),
+        }
+    }
+
+    /// Exactly `max_tokens` tokens after `prompt`, the most likely each time, whether or not
+    /// they end the answer: for measurements.
+    pub fn greedy(request_id: impl Into<String>, prompt: Vec<TokenId>, max_tokens: u32) -> Self {
+        let mut request = Self::new(request_id, prompt, max_tokens);
+        request.sampling.temperature = 0.0;
+        request.stop.ignore_eos = true;
+        request
+    }
+}
+
 /// When a request is computed, and when no longer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueueParams {

@@ -10,9 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::*;
 use crate::{
-    request::{
-        CacheParams, FinishReason, QueueParams, SamplingParams, StopParams, TokenEvent, Usage,
-    },
+    request::{FinishReason, TokenEvent, Usage},
     runner::{Batch, RowOutput, RunnerError, StepOutput},
     sim::{SimFault, SimLatency, SimRunner, SimToken, sim_tokens},
 };
@@ -31,25 +29,9 @@ fn start(runner: SimRunner, config: EngineConfig) -> Engine {
 }
 
 fn request(prompt: &str, max_tokens: u32) -> GenerateRequest {
-    GenerateRequest {
-        request_id: prompt.into(),
-        prompt: sim_tokens(prompt),
-        sampling: SamplingParams {
-            seed: Some(1),
-            ..SamplingParams::default()
-        },
-        stop: StopParams {
-            max_tokens,
-            min_tokens: 0,
-            ignore_eos: false,
-            stop_token_ids: vec![],
-        },
-        grammar: None,
-        logprobs: None,
-        prompt_logprobs: None,
-        queue: QueueParams::default(),
-        cache: CacheParams::default(),
-    }
+    let mut request = GenerateRequest::new(prompt, sim_tokens(prompt), max_tokens);
+    request.sampling.seed = Some(1);
+    request
 }
 
 /// An answer's text, without its end token, and how it ended.

@@ -17,8 +17,7 @@ use super::*;
 use crate::{
     kv_cache::{BlockDemand, BlockHash, HashChain},
     request::{
-        CacheParams, FinishReason, Lane, QueueParams, SampledToken, SamplingParams, StopParams,
-        TokenLogprobs,
+        CacheParams, FinishReason, Lane, QueueParams, SampledToken, StopParams, TokenLogprobs,
     },
     runner::{BLOCK_TOKENS, BatchSequence, BlockId},
 };
@@ -49,24 +48,10 @@ fn scheduler(max_num_seqs: usize, max_batched_tokens: usize, num_blocks: u32) ->
 
 /// A request whose prompt has nothing in common with that of another `first` token.
 fn request_of(first: u32, num_prompt_tokens: usize, max_tokens: u32) -> GenerateRequest {
-    GenerateRequest {
-        request_id: "test".into(),
-        prompt: (0..num_prompt_tokens)
-            .map(|id| TokenId(first + id as u32))
-            .collect(),
-        sampling: SamplingParams::default(),
-        stop: StopParams {
-            max_tokens,
-            min_tokens: 0,
-            ignore_eos: false,
-            stop_token_ids: vec![],
-        },
-        grammar: None,
-        logprobs: None,
-        prompt_logprobs: None,
-        queue: QueueParams::default(),
-        cache: CacheParams::default(),
-    }
+    let prompt = (0..num_prompt_tokens)
+        .map(|id| TokenId(first + id as u32))
+        .collect();
+    GenerateRequest::new("test", prompt, max_tokens)
 }
 
 fn request(num_prompt_tokens: usize, max_tokens: u32) -> GenerateRequest {

@@ -4,9 +4,8 @@
 use std::path::Path;
 
 use gapura_engine::{
-    CacheParams, CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest,
-    Grammar, GrammarCompiler, GrammarSource, QueueParams, SamplingParams, StopParams, TokenId,
-    Tokenizer,
+    CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, Grammar,
+    GrammarCompiler, GrammarSource, SamplingParams, TokenId, Tokenizer,
 };
 use serde_json::Value;
 
@@ -167,25 +166,12 @@ fn vocabularies_of_gguf_files_are_constrained_too() {
         let prompt = model
             .tokenizer
             .encode("Kota terbesar di Jawa Tengah, sebagai JSON:\n");
-        let request = |temperature: f32| GenerateRequest {
-            request_id: file.to_owned(),
-            prompt: prompt.clone(),
-            sampling: SamplingParams {
-                temperature,
-                seed: Some(1),
-                ..SamplingParams::default()
-            },
-            stop: StopParams {
-                max_tokens: 200,
-                min_tokens: 0,
-                ignore_eos: false,
-                stop_token_ids: vec![],
-            },
-            grammar: Some(model.grammar.clone()),
-            logprobs: None,
-            prompt_logprobs: None,
-            queue: QueueParams::default(),
-            cache: CacheParams::default(),
+        let request = |temperature: f32| {
+            let mut request = GenerateRequest::new(file, prompt.clone(), 200);
+            request.sampling.temperature = temperature;
+            request.sampling.seed = Some(1);
+            request.grammar = Some(model.grammar.clone());
+            request
         };
         for answer in run_together(&model.engine, vec![request(0.0), request(1.5)]) {
             model.check(&answer, file);

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use gapura_engine::{
-    CacheParams, CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest,
-    QueueParams, SampledToken, SamplingParams, StopParams, TokenEvent, TokenId, TokenLogprobs,
-    TokenStream,
+    CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, SampledToken,
+    TokenEvent, TokenId, TokenLogprobs, TokenStream,
 };
 
 /// The tiny models that the repository carries.
@@ -26,24 +25,10 @@ pub(crate) fn start(path: &Path, config: EngineConfig) -> Engine {
 
 /// A greedy request for exactly `max_tokens`, with five logprobs for every token of the answer.
 pub(crate) fn greedy(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
+    let prompt = prompt.iter().map(|id| TokenId(*id)).collect();
     GenerateRequest {
-        request_id: "test".into(),
-        prompt: prompt.iter().map(|id| TokenId(*id)).collect(),
-        sampling: SamplingParams {
-            temperature: 0.0,
-            ..SamplingParams::default()
-        },
-        stop: StopParams {
-            max_tokens,
-            min_tokens: 0,
-            ignore_eos: true,
-            stop_token_ids: vec![],
-        },
-        grammar: None,
         logprobs: Some(5),
-        prompt_logprobs: None,
-        queue: QueueParams::default(),
-        cache: CacheParams::default(),
+        ..GenerateRequest::greedy("test", prompt, max_tokens)
     }
 }
 

@@ -6,10 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gapura_engine::{
-    CacheParams, Engine, GenerateRequest, Lane, QueueParams, SamplingParams, StopParams,
-    TokenEvent, TokenId, Tokenizer,
-};
+use gapura_engine::{Engine, GenerateRequest, Lane, TokenEvent, TokenId, Tokenizer};
 use gapura_plugin_runtime::{Chain, Chat, Message, Rendered, Role, Sampling, Validated};
 use tokio::runtime::Handle;
 
@@ -98,29 +95,10 @@ impl Prefill {
     ) -> Result<(), String> {
         // The row of the last token scores what follows it, so that one is not computed.
         prompt.truncate(num_prefix + 1);
-        let request = GenerateRequest {
-            request_id: "prefill".to_owned(),
-            prompt,
-            sampling: SamplingParams::default(),
-            stop: StopParams {
-                max_tokens: 0,
-                min_tokens: 0,
-                ignore_eos: true,
-                stop_token_ids: Vec::new(),
-            },
-            grammar: None,
-            logprobs: None,
-            prompt_logprobs: None,
-            queue: QueueParams {
-                tenant: None,
-                lane: Lane::Low,
-                deadline: Some(deadline),
-            },
-            cache: CacheParams {
-                salt: None,
-                prefix_tokens: num_prefix,
-            },
-        };
+        let mut request = GenerateRequest::new("prefill", prompt, 0);
+        request.queue.lane = Lane::Low;
+        request.queue.deadline = Some(deadline);
+        request.cache.prefix_tokens = num_prefix;
         let mut stream = self
             .engine
             .submit(request)
