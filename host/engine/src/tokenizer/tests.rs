@@ -145,6 +145,19 @@ fn merges_cannot_smuggle_a_special_token() {
 }
 
 #[test]
+fn only_tokenizers_that_cut_into_words_remember_them() {
+    let cuts = |json: &Value| cuts_into_words(&from_json(json).unwrap().inner.encoder);
+    let mut json = sentence_piece_json();
+    assert!(!cuts(&json));
+    // As Gemma's file has it, where no space is left to cut at.
+    json["pre_tokenizer"] = json!({ "type": "Split", "pattern": { "String": " " },
+        "behavior": "MergedWithPrevious", "invert": false });
+    assert!(!cuts(&json));
+    json["pre_tokenizer"]["pattern"]["String"] = json!("▁");
+    assert!(cuts(&json));
+}
+
+#[test]
 fn a_leading_space_that_is_put_there_is_taken_off_again() {
     let mut json = sentence_piece_json();
     json["normalizer"] = json!({ "type": "Sequence", "normalizers": [
