@@ -56,13 +56,17 @@ impl<'a, F: Format> Quantized<'a, F> {
 impl<F: Format> Op for Quantized<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if self.x.len() == self.blocks_per_row() {
-            self.one_token(s);
-        } else if S::ROWS == 16 {
-            // 2 groups and 6 tokens are 12 integer and 12 float sums in 32 registers.
-            self.many_tokens::<S, 2>(s);
-        } else {
-            self.many_tokens::<S, 1>(s);
+        let tokens = self.x.len() / self.blocks_per_row();
+        match (tokens, S::ROWS) {
+            (1, _) => self.few_tokens::<S, 1, 1>(s),
+            // Beside 4 tokens and a panel, 32 registers have room for what unpacks it.
+            (2, 16) => self.few_tokens::<S, 2, 1>(s),
+            (3..=4, 16) => self.few_tokens::<S, 4, 1>(s),
+            // Two scales for each panel make it a tight fit; panels kept apart are better then.
+            (5..=8, 16) if <F::Kind as Kind>::SCALES == 1 => self.few_tokens::<S, 4, 2>(s),
+            // 2 groups and 6 tokens are 12 integer and 12 float sums.
+            (_, 16) => self.many_tokens::<S, 2>(s),
+            _ => self.many_tokens::<S, 1>(s),
         }
     }
 }
@@ -102,16 +106,24 @@ impl<F: Format> Quantized<'_, F> {
         unsafe { self.out.write(token, first, sums) };
     }
 
-    /// Unpacks in registers and multiplies at once.
+    /// Unpacks in registers and multiplies at once with up to `H` times `T` tokens, `T` at a time;
+    /// the last one stands in for those that there are not.
     #[inline(always)]
-    fn one_token<S: Simd>(&self, s: S) {
+    fn few_tokens<S: Simd, const T: usize, const H: usize>(&self, s: S) {
+        let blocks_per_row = self.blocks_per_row();
+        let tokens = self.x.len() / blocks_per_row;
+        let row =
+            |token: usize| &self.x[token.min(tokens - 1) * blocks_per_row..][..blocks_per_row];
+        let x: [[&[QuantBlock]; T]; H] =
+            std::array::from_fn(|h| std::array::from_fn(|t| row(h * T + t)));
         let stride = self.w.row_bytes();
         let mut padded = Vec::new();
         for group in self.groups.clone() {
             let rows = RowGroup::<S>::new(self.group_bytes::<S>(group, &mut padded), stride);
-            let mut sums = OneToken::<S, F> {
-                x: self.x.iter(),
-                sums: s.floats(0.0),
+            let mut sums = FewTokens::<S, F, T, H> {
+                x,
+                block: 0,
+                sums: [[[s.floats(0.0)]; T]; H],
                 format: PhantomData,
             };
             // The processor does not foresee the step from group to group. All of the next one
@@ -125,8 +137,9 @@ impl<F: Format> Quantized<'_, F> {
                 }
                 F::unpack(s, rows, block * F::BLOCK_BYTES, &mut sums);
             }
-            let sums = sums.sums;
-            self.write(s, group, 0, sums);
+            for (token, [sums]) in sums.sums.as_flattened().iter().enumerate().take(tokens) {
+                self.write(s, group, token, *sums);
+            }
         }
     }
 
@@ -326,19 +339,22 @@ impl<S: Simd> Sink<S> for Panels<S> {
     }
 }
 
-/// Multiplies panels with one token as they come.
-struct OneToken<'x, S: Simd, F> {
-    x: std::slice::Iter<'x, QuantBlock>,
-    sums: S::Floats,
+/// Multiplies panels with `H` times `T` tokens as they come.
+struct FewTokens<'x, S: Simd, F, const T: usize, const H: usize> {
+    /// A row of blocks each.
+    x: [[&'x [QuantBlock]; T]; H],
+    block: usize,
+    sums: [[[S::Floats; 1]; T]; H],
     format: PhantomData<F>,
 }
 
-impl<S: Simd, F: Format> Sink<S> for OneToken<'_, S, F> {
+impl<S: Simd, F: Format, const T: usize, const H: usize> Sink<S> for FewTokens<'_, S, F, T, H> {
     #[inline(always)]
     fn take(&mut self, s: S, panel: Panel<S>) {
-        let x = self.x.next().expect("a token has as many blocks as a row");
-        let mut sums = [[self.sums]];
-        multiply_add::<S, F, 1, 1>(s, [&panel], [x], &mut sums);
-        self.sums = sums[0][0];
+        let x = self.x.map(|rows| rows.map(|row| &row[self.block]));
+        self.block += 1;
+        for (sums, x) in self.sums.iter_mut().zip(x) {
+            multiply_add::<S, F, 1, T>(s, [&panel], x, sums);
+        }
     }
 }
