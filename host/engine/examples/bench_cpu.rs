@@ -1,17 +1,23 @@
 //! Times one model on the CPU and prints JSON; `tests/bench/cpu.py` races it against llama.cpp.
 //!
 //! ```text
-//! echo '{"ids": [2, 651, …], "decode": 128, "warm_up": 8}' | bench_cpu MODEL --threads 1
+//! echo '{"ids": [2, 651, …], "decode": 128, "warm_up": 8, "batch": 8}' | bench_cpu MODEL --threads 1
 //! ```
 //!
-//! Prefill and decode go through the engine, batch 1, greedy.
+//! Prefill and decode go through the engine, batch 1, greedy; then `batch` streams that decode
+//! together, each after a prompt of the same length.
 
 use std::{
     error::Error,
     fs,
     io::{self, Write},
     path::PathBuf,
-    time::Instant,
+    sync::{
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use gapura_engine::{
@@ -24,6 +30,8 @@ struct Request {
     ids: Vec<u32>,
     decode: u32,
     warm_up: usize,
+    /// Streams that decode together; 1 leaves them out.
+    batch: usize,
 }
 
 #[derive(Serialize)]
@@ -35,31 +43,42 @@ struct Measured {
     peak_rss_bytes: u64,
     kv_bytes: u64,
     greedy: Vec<u32>,
+    batch: Option<Together>,
+}
+
+/// What streams that decode together gave while all of them did.
+#[derive(Serialize)]
+struct Together {
+    tokens: usize,
+    wall_s: f64,
+    cpu_s: f64,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (path, threads) =
         arguments().ok_or("usage: bench_cpu MODEL [--threads N] < request.json")?;
     let request: Request = serde_json::from_reader(io::stdin().lock())?;
-    let runner = CpuRunner::load(&path, CpuOptions { threads })?.runner;
-    let context_length = request.ids.len() + request.decode as usize + 8;
-    let engine = Engine::start(
-        Box::new(runner),
-        EngineConfig {
-            max_num_seqs: 1,
-            context_length: Some(context_length),
-            // Every prompt is to be computed.
+    let engine_for = |max_num_seqs| -> Result<Engine, Box<dyn Error>> {
+        let runner = CpuRunner::load(&path, CpuOptions { threads })?.runner;
+        let config = EngineConfig {
+            max_num_seqs,
+            context_length: Some(
+                request.ids.len() + request.decode as usize + 4 * max_num_seqs + 8,
+            ),
+            // Every prompt is to be computed, and at once.
             prefix_cache: false,
+            max_slowdown: f32::INFINITY,
             ..EngineConfig::default()
-        },
-    )?;
-
+        };
+        Ok(Engine::start(Box::new(runner), config)?)
+    };
+    let engine = engine_for(1)?;
     generate(&engine, &request.ids[..request.warm_up], 2)?;
     let run = generate(&engine, &request.ids, request.decode + 1)?;
     let [start, first, end] = run.times;
     let kv = engine.stats();
     let layout = engine.model().kv;
-    let measured = Measured {
+    let mut measured = Measured {
         prefill_s: first.wall - start.wall,
         prefill_cpu_s: first.cpu - start.cpu,
         decode_s: end.wall - first.wall,
@@ -68,7 +87,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         kv_bytes: kv.full_blocks.total as u64 * layout.full_block_bytes
             + kv.windowed_blocks.total as u64 * layout.windowed_block_bytes,
         greedy: run.greedy,
+        batch: None,
     };
+    drop(engine);
+    if request.batch > 1 {
+        measured.batch = Some(together(&engine_for(request.batch)?, &request)?);
+    }
     writeln!(io::stdout(), "{}", serde_json::to_string(&measured)?)?;
     Ok(())
 }
@@ -112,6 +136,50 @@ fn generate(engine: &Engine, ids: &[u32], max_tokens: u32) -> Result<Run, Box<dy
     Ok(Run {
         times: [start, first, Clock::now()?],
         greedy,
+    })
+}
+
+/// Has `batch` streams decode at once, and counts from when the last has begun until the first
+/// ends.
+fn together(engine: &Engine, request: &Request) -> Result<Together, Box<dyn Error>> {
+    let (tell, told) = mpsc::channel();
+    let num_tokens = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for stream in 0..request.batch {
+            let mut ids: Vec<TokenId> = request.ids.iter().map(|id| TokenId(*id)).collect();
+            // Prompts that share nothing, all of the same tokens.
+            ids.rotate_left(stream * request.ids.len() / request.batch);
+            // Prompts are read one after the other, so that the first is some tokens ahead.
+            let max_tokens = request.decode + 4 * request.batch as u32;
+            let ask = GenerateRequest::greedy("bench", ids, max_tokens);
+            let (tell, num_tokens) = (tell.clone(), &num_tokens);
+            let mut stream = engine.submit(ask)?;
+            scope.spawn(move || {
+                let mut is_first = true;
+                while let Some(event) = stream.blocking_next() {
+                    if let TokenEvent::Token(_) = event {
+                        num_tokens.fetch_add(1, Relaxed);
+                        if std::mem::take(&mut is_first) && tell.send(()).is_err() {
+                            return;
+                        }
+                    }
+                }
+                // It ends early only where the others are no longer listened to.
+                let _ = tell.send(());
+            });
+        }
+        for _ in 0..request.batch {
+            told.recv()?;
+        }
+        let (start, before) = (Clock::now()?, num_tokens.load(Relaxed));
+        told.recv()?;
+        let (end, after) = (Clock::now()?, num_tokens.load(Relaxed));
+        engine.blocking_shutdown(Duration::ZERO);
+        Ok(Together {
+            tokens: after - before,
+            wall_s: end.wall - start.wall,
+            cpu_s: end.cpu - start.cpu,
+        })
     })
 }
 
