@@ -19,7 +19,7 @@ fn every_request_has_one_line_and_no_line_a_key() {
     let digest = gapura::config::Digest::of(key.as_bytes());
     let toml = format!(
         "[[routes]]\nname = 'chat'\nplugins = [{{ plugin = 'chatml' }}]\n\
-         [[keys]]\nname = 'warung'\nsha256 = '{digest}'\nmax_requests_per_minute = 1\n"
+         [[keys]]\nname = 'warung'\nsha256 = '{digest}'\nmax_requests_per_minute = 2\n"
     );
     let server = Process::start_with(&toml, &[], |command| {
         command
@@ -31,10 +31,18 @@ fn every_request_has_one_line_and_no_line_a_key() {
     let chat = json!({"model": "chat", "messages": [{"role": "user", "content": "halo"}]});
     let wrong = "kunci-salah";
     // Path and key, then what the line says.
-    let asked: [(&str, &str, u16, &str, &str); 8] = [
+    let asked: [(&str, &str, u16, &str, &str); 9] = [
         ("/v1/chat/completions", "", 401, "invalid_api_key", ""),
         ("/v1/chat/completions", wrong, 401, "invalid_api_key", ""),
         ("/v1/chat/completions", key, 200, "", "warung"),
+        // A handler has this one on record.
+        (
+            "/v1/completions",
+            key,
+            400,
+            "missing_required_parameter",
+            "",
+        ),
         (
             "/v1/chat/completions",
             key,
@@ -80,7 +88,7 @@ fn every_request_has_one_line_and_no_line_a_key() {
 fn read_lines(log: &std::path::Path, count: usize) -> Vec<Value> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let text = fs::read_to_string(log).unwrap();
+        let text = fs::read_to_string(log).expect("the log is there");
         let lines: Vec<Value> = text
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
