@@ -81,6 +81,71 @@ fn a_mistake_has_file_line_and_column() {
 }
 
 #[test]
+fn a_plugin_folder_that_is_not_there_is_a_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gapura.toml");
+    std::fs::write(&file, "[plugins]\ndir = 'plugin'\n").unwrap();
+    let check = || {
+        let checked = gapura().args(["check", "--config"]).arg(&file).output();
+        checked.unwrap()
+    };
+    let missing = dir.path().join("plugin");
+    assert_eq!(
+        error(&check()),
+        format!(
+            "error: [plugins] dir: {} is not a folder that exists; make it, or leave `dir` out\n",
+            missing.display()
+        )
+    );
+    std::fs::create_dir(&missing).unwrap();
+    assert!(stdout(&check()).ends_with("the configuration is right\n"));
+}
+
+/// Each message stands once, and says what would be right.
+#[test]
+fn flags_that_cannot_be_say_what_could() {
+    for (args, name, reason) in [
+        (
+            ["--threads", "0"],
+            "<THREADS>",
+            "it must be a whole number, 1 or more",
+        ),
+        (
+            ["--threads", "x"],
+            "<THREADS>",
+            "it must be a whole number, 1 or more",
+        ),
+        (
+            ["--kv-memory-mib", "0"],
+            "<MIB>",
+            "it must be a whole number, 1 or more",
+        ),
+        (
+            ["--context-length", "-1"],
+            "<TOKENS>",
+            "it must be a whole number, 1 or more",
+        ),
+        (
+            ["--listen", "localhost"],
+            "<ADDRESS:PORT>",
+            "an address or a name is needed, and a port, such as `127.0.0.1:8000`, `[::1]:8000` \
+             or `localhost:8000`",
+        ),
+    ] {
+        let [flag, value] = args;
+        let output = run(&["serve", "--model", "sim", &format!("{flag}={value}")]);
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            format!(
+                "error: invalid value '{value}' for '{flag} {name}': {reason}\n\n\
+                 For more information, try '--help'.\n"
+            )
+        );
+    }
+}
+
+#[test]
 fn a_key_is_shown_once_and_its_hash_can_be_configured() {
     let text = stdout(&run(&["key", "new", "--name", "team", "--route", "a"]));
     let key = text

@@ -232,6 +232,50 @@ async fn what_cannot_be_enforced_is_a_400_before_any_token() {
     assert_eq!(server.engine.stats().steps, 0);
 }
 
+/// Schemas that end nowhere or double at every step: an answer in time, and the next request
+/// has its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn schema_bombs_are_a_400_and_the_server_goes_on() {
+    let server = server();
+    // Each definition is twice the next: 2^40 in the end.
+    let doubled: serde_json::Map<String, Value> = (0..40)
+        .map(|n| {
+            let next = json!({"$ref": format!("#/$defs/{}", n + 1)});
+            (
+                n.to_string(),
+                json!({"allOf": [next, {"anyOf": [next, next]}]}),
+            )
+        })
+        .chain([("40".to_owned(), json!({"type": "null"}))])
+        .collect();
+    for (name, schema) in [
+        ("itself", json!({"$ref": "#"})),
+        ("itself by allOf", json!({"allOf": [{"$ref": "#"}]})),
+        (
+            "each other",
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}),
+        ),
+        ("doubled", json!({"$ref": "#/$defs/0", "$defs": doubled})),
+        ("length", json!({"type": "string", "minLength": u64::MAX})),
+    ] {
+        let fields = json!({"response_format": response_format(schema)});
+        let answer = server.post(CHAT, chat(fields));
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(20), answer).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{name}: no answer in time"));
+        assert_eq!(answer.status, 400, "{name}: {}", answer.text());
+        let code = answer.json()["error"]["code"].clone();
+        assert!(
+            code == "invalid_schema" || code == "grammar_too_complex",
+            "{name}: {}",
+            answer.text()
+        );
+    }
+    assert_eq!(server.engine.stats().steps, 0);
+    let fields = json!({"response_format": response_format(kota())});
+    let answer = server.post(CHAT, chat(fields)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_template_imposes_its_grammar() {
     let server = imposing("imposes", guests::IMPOSES);

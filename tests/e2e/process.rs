@@ -60,6 +60,15 @@ impl Process {
     /// Serves the simulated model with the configuration `toml` on a free port; waits until it
     /// is ready. `plugins` are put into its plugin folder before.
     pub(crate) fn start(toml: &str, plugins: &[(&str, &[u8])]) -> Self {
+        Self::start_with(toml, plugins, |_| {})
+    }
+
+    /// The same; `change` may add flags and variables.
+    pub(crate) fn start_with(
+        toml: &str,
+        plugins: &[(&str, &[u8])],
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let folder = dir.path().join("plugins");
         std::fs::create_dir(&folder).expect("room in the temporary folder");
@@ -69,13 +78,15 @@ impl Process {
         }
         let config = dir.path().join("gapura.toml");
         std::fs::write(&config, toml).expect("room in the temporary folder");
-        let mut child = gapura()
+        let mut command = gapura();
+        command
             .args([
                 "serve",
                 "--model",
                 "sim",
                 "--listen",
-                "127.0.0.1:0",
+                // By name, as operators write it.
+                "localhost:0",
                 "--config",
             ])
             .arg(&config)
@@ -85,9 +96,9 @@ impl Process {
             .arg(dir.path().join("compiled"))
             .env("GAPURA_ADMIN_TOKEN", TOKEN)
             .env("LOG_LEVEL", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
+            .stdout(Stdio::piped());
+        change(&mut command);
+        let mut child = command.spawn().expect("the program starts");
         let stdout = child.stdout.take().expect("a pipe");
         // Whole from here on, so that a start that fails leaves no process behind.
         let mut server = Self {

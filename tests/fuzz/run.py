@@ -23,7 +23,29 @@ OUT = REPO / "target/fuzz"
 TARGETS = [path.stem for path in sorted((FUZZ / "fuzz_targets").glob("*.rs"))]
 # The stable toolchain, allowed to instrument. LeakSanitizer needs ptrace, which containers forbid.
 ENV = os.environ | {"RUSTC_BOOTSTRAP": "1", "CARGO_TARGET_DIR": str(OUT / "build"), "ASAN_OPTIONS": "detect_leaks=0"}
+# Bytes of an input. A grammar takes time with its length; great ones are in the unit tests.
+MAX_LEN = {"grammar": 2048}
 FLAGS = ["--fuzz-dir", str(FUZZ), "--sanitizer", "address", "--release"]
+
+SCHEMA, REGEX, LARK, CHOICE = range(4)
+GRAMMARS = [
+    (SCHEMA, '{"type":"object","properties":{"a":{"type":"integer","minimum":-3,"maximum":40},"b":{"type":"string",'
+             '"minLength":1,"maxLength":9}},"required":["a"],"additionalProperties":false}'),
+    (SCHEMA, '{"$ref":"#/$defs/t","$defs":{"t":{"anyOf":[{"type":"null"},{"type":"array","items":{"$ref":"#/$defs/t"},'
+             '"minItems":1,"maxItems":3}]}}}'),
+    (SCHEMA, '{"oneOf":[{"const":1},{"enum":["x",null,{"a":[true]}]}]}'),
+    (SCHEMA, '{"allOf":[{"type":"number","multipleOf":0.5},{"exclusiveMinimum":0,"exclusiveMaximum":9.75}]}'),
+    (SCHEMA, '{"type":"object","patternProperties":{"^x_[a-z]+$":{"type":"boolean"}},"minProperties":1,"maxProperties":2}'),
+    (SCHEMA, '{"type":"array","prefixItems":[{"type":"string","format":"date-time"},{"pattern":"^a(b|c)*$"}],"items":false}'),
+    (REGEX, r"(\d{1,3}\.){3}\d{1,3}|[^\W_]+(?i:ab?c*)\x41\u{1f642}"),
+    (REGEX, r"(?s:.)*(a|aa){2,5}[^a-f&&[x-z]]?$"),
+    (LARK, 'start: item ("," item)*\nitem: NAME "=" value -> pair\nvalue: /[0-9]+/ | "[" item* "]"\nNAME: /[a-z_]+/\n'
+           '%ignore /[ \\t]+/\n'),
+    (LARK, 'start: A B? | %json {"type":"object","properties":{"a":{"type":"null"}}}\nA[lazy]: /.*x/\nB: "b"i~2..3\n'
+           'C: A & /a+/ | ~B\n'),
+    (LARK, 'start[max_tokens=9, stop="z"]: text end\ntext[capture]: /(.|\\n)*/\nend: %regex {"substring_words": "a b c"}\n'),
+    (CHOICE, "ya\ntidak\nyang\n\"mungkin\""),
+]
 
 
 def seeds(target):
@@ -41,15 +63,22 @@ def seeds(target):
     elif target == "gguf":
         (folder / "empty").write_bytes(b"GGUF\x03\0\0\0" + bytes(16))
         subprocess.run([sys.executable, FUZZ / "seed_gguf.py", folder / "llama"], check=True)
+    elif target == "grammar":
+        for index, (kind, text) in enumerate(GRAMMARS):
+            draws = bytes([0, 34, 97, 200, 58, 7, 125, 93, 11, 48, 255])
+            (folder / f"{index}").write_bytes(bytes([kind]) + text.encode() + b"\0" + draws)
     return folder
 
 
 def fuzz(target, seconds):
     artifacts = OUT / "artifacts" / target
     artifacts.mkdir(parents=True, exist_ok=True)
+    words = FUZZ / f"{target}.dict"
     command = ["cargo", "fuzz", "run", *FLAGS, target, str(seeds(target)), "--", f"-max_total_time={seconds}",
-               "-rss_limit_mb=2048", "-malloc_limit_mb=512", "-timeout=20", "-max_len=65536", "-print_final_stats=1",
-               f"-artifact_prefix={artifacts}/"]
+               "-rss_limit_mb=2048", "-malloc_limit_mb=512", "-timeout=20",
+               f"-max_len={MAX_LEN.get(target, 65536)}", "-print_final_stats=1", f"-artifact_prefix={artifacts}/"]
+    if words.exists():
+        command.append(f"-dict={words}")
     done = subprocess.run(command, cwd=REPO, env=ENV, capture_output=True, text=True)
     stat = dict(re.findall(r"stat::(\w+):\s+(\d+)", done.stderr))
     found = sorted(str(path.relative_to(REPO)) for path in artifacts.iterdir())

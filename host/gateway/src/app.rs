@@ -19,7 +19,7 @@ pub(crate) use body::read_body;
 pub(crate) use request_id::RequestId;
 
 use crate::config::ServerConfig;
-use crate::error::ApiError;
+use crate::error::{ApiError, Unrecorded};
 use crate::routes::{chat, completions, health, models, tokenize};
 use crate::state::AppState;
 
@@ -55,7 +55,12 @@ pub fn app(state: Arc<AppState>, admin: Router) -> Router {
         Some(cors) => app.layer(cors),
         None => app,
     };
-    app.layer(middleware::from_fn(request_id::request_id))
+    with_request_ids(app)
+}
+
+/// `router` with an id for every request, and a log line for each that is refused.
+pub(crate) fn with_request_ids(router: Router) -> Router {
+    router.layer(middleware::from_fn(request_id::request_id))
 }
 
 /// The endpoints below `/v1`, and below `/routes/{route}/v1`.
@@ -86,7 +91,10 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
     tracing::error!(reason, "a handler panicked");
-    ApiError::internal().into_response()
+    let mut response = ApiError::internal().into_response();
+    // The panic has its line, and where there was a record, that has written its own.
+    response.extensions_mut().remove::<Unrecorded>();
+    response
 }
 
 /// Browsers of other origins are kept out unless the configuration lets them in.

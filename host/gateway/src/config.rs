@@ -2,6 +2,7 @@
 //! environment and then by flags, and resolved once into the checked [`Config`] that the rest
 //! of the program reads. Nothing deeper in the code looks at the environment.
 
+mod address;
 mod env;
 mod error;
 pub mod file;
@@ -17,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use address::listen_address;
 pub use env::Environment;
 pub use error::ConfigError;
 pub(crate) use error::nearest;

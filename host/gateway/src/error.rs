@@ -257,9 +257,23 @@ impl ApiError {
     }
 }
 
+/// On an error answer until somebody has taken it on record: whoever sends the answer writes
+/// its log line.
+#[derive(Debug, Clone)]
+pub(crate) struct Unrecorded {
+    /// The machine-readable cause; empty where there is none.
+    pub(crate) code: Cow<'static, str>,
+    /// Who asked, where that is known.
+    pub(crate) tenant: Option<String>,
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.0.status, Json(self.body())).into_response();
+        response.extensions_mut().insert(Unrecorded {
+            code: self.0.code.unwrap_or_default(),
+            tenant: None,
+        });
         let headers = response.headers_mut();
         if let Some(chain) = self.0.chain {
             headers.insert(X_GAPURA_CHAIN, chain);

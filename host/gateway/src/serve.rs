@@ -98,7 +98,7 @@ pub async fn serve(
                 header_timeout,
                 stopped.clone(),
             ),
-            spawn(own, admin, header_timeout, stopped),
+            spawn(own, app::with_request_ids(admin), header_timeout, stopped),
         ],
     };
     show(&banner(&config, &controller, address));

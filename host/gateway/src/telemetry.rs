@@ -5,7 +5,9 @@ mod logging;
 mod metrics;
 pub mod names;
 mod record;
+mod refused;
 
 pub use logging::{LogError, start_logging};
 pub use metrics::{EngineGauges, Metrics};
 pub use record::RequestRecord;
+pub(crate) use refused::{Refused, log_refusal};

@@ -80,26 +80,10 @@ impl GrammarCompiler {
         }
         let vocabulary = self.vocabulary()?;
         let permit = Permits::take(&self.shared.permits).ok_or(GrammarError::Busy)?;
-        let (sender, compiled) = mpsc::channel();
         let work = source.clone();
-        let spawned = std::thread::Builder::new()
-            .name("gapura-grammar".into())
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                let grammar = catch_unwind(AssertUnwindSafe(|| compile(&work, &vocabulary)))
-                    .unwrap_or_else(|panic| Err(panicked(&*panic)));
-                // Whoever gave up waiting left the thread its permit.
-                drop(permit);
-                let _ = sender.send(grammar);
-            });
-        if let Err(cause) = spawned {
-            warn!(%cause, "cannot start a thread to compile a grammar");
-            return Err(GrammarError::Busy);
-        }
-        let grammar = compiled.recv_timeout(MAX_COMPILE_TIME).map_err(|_| {
-            let reason = format!("it takes more than {} s", MAX_COMPILE_TIME.as_secs());
-            GrammarError::TooComplex { reason }
-        })??;
+        let grammar = within(MAX_COMPILE_TIME, permit, move || {
+            compile(&work, &vocabulary)
+        })?;
         self.cache(source, &grammar);
         Ok(grammar)
     }
@@ -170,6 +154,33 @@ fn check_size(source: &GrammarSource) -> Result<(), GrammarError> {
             check("bytes of the choices:", value, MAX_SOURCE_BYTES)
         }
     }
+}
+
+/// What `work` makes on a thread with a stack of its own, waited for as long as `time`. Whoever
+/// gives up waiting leaves the thread its permit.
+fn within<T: Send + 'static>(
+    time: Duration,
+    permit: Permit,
+    work: impl FnOnce() -> Result<T, GrammarError> + Send + 'static,
+) -> Result<T, GrammarError> {
+    let (sender, made) = mpsc::channel();
+    let spawned = std::thread::Builder::new()
+        .name("gapura-grammar".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let result =
+                catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(&*panic)));
+            drop(permit);
+            let _ = sender.send(result);
+        });
+    if let Err(cause) = spawned {
+        warn!(%cause, "cannot start a thread to compile a grammar");
+        return Err(GrammarError::Busy);
+    }
+    made.recv_timeout(time).map_err(|_| {
+        let reason = format!("it takes more than {} s", time.as_secs_f32());
+        GrammarError::TooComplex { reason }
+    })?
 }
 
 fn compile(source: &GrammarSource, vocabulary: &Arc<Vocabulary>) -> Result<Grammar, GrammarError> {
@@ -305,5 +316,54 @@ impl Drop for Permit {
     fn drop(&mut self) {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.returned.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A step of a recursion that takes 1 KiB of stack at least.
+    fn descend(depth: usize) -> usize {
+        let frame = std::hint::black_box([depth; 128]);
+        match depth {
+            0 => 0,
+            _ => descend(depth - 1) + usize::from(frame[depth % 128] == depth),
+        }
+    }
+
+    fn take(permits: &Arc<Permits>) -> Permit {
+        Permits::take(permits).expect("a permit is free")
+    }
+
+    #[test]
+    fn whatever_happens_while_compiling_is_an_error_and_gives_its_permit_back() {
+        let permits = Arc::new(Permits::new(1));
+        let minute = Duration::from_secs(60);
+        let panics = within(minute, take(&permits), || -> Result<(), _> {
+            panic!("a bug")
+        });
+        let reason = |error: GrammarError| error.to_string();
+        assert_eq!(
+            panics.map_err(reason).unwrap_err(),
+            "the grammar is too complex: it cannot be compiled"
+        );
+        // Some 200 MiB of frames, of which a thread has 2 by default.
+        let deep = within(minute, take(&permits), || Ok(descend(200_000)));
+        assert_eq!(deep.unwrap(), 200_000);
+
+        let (end, ended) = mpsc::channel::<()>();
+        let late = within(Duration::from_millis(500), take(&permits), move || {
+            let _ = ended.recv();
+            Ok(())
+        });
+        assert_eq!(
+            late.map_err(reason).unwrap_err(),
+            "the grammar is too complex: it takes more than 0.5 s"
+        );
+        // It still works, and holds its permit until it ends.
+        assert_eq!(*permits.free.lock().unwrap(), 0);
+        drop(end);
+        drop(take(&permits));
     }
 }

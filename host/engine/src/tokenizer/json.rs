@@ -38,7 +38,7 @@ pub(super) fn read(
     tokenizer.set_encode_special_tokens(true);
 
     let added = tokenizer.get_added_tokens_decoder();
-    let size = size(&tokenizer);
+    let size = size(&tokenizer).map_err(malformed)?;
     if size > MAX_VOCABULARY {
         return Err(malformed(format!(
             "it has a token {}, the limit is {MAX_VOCABULARY}",
@@ -63,20 +63,31 @@ pub(super) fn read(
     Ok((tokenizer, vocabulary))
 }
 
-/// One more than the largest id. Asking for all tokens copies them, so that is left to
-/// vocabularies with holes.
-fn size(tokenizer: &tokenizers::Tokenizer) -> usize {
+/// One more than the largest id, or which two tokens share one: a text of the ordinary token
+/// would become the special one's id, and what an id says when decoded would be left to chance.
+///
+/// As many ids as texts, each with a text: then they are one to one. Asking for all tokens copies
+/// them, so that is left to vocabularies with holes.
+fn size(tokenizer: &tokenizers::Tokenizer) -> Result<usize, String> {
     let count = tokenizer.get_vocab_size(true);
     let is_dense = (0..)
         .take(count)
         .all(|id| tokenizer.id_to_token(id).is_some());
-    match is_dense {
-        true => count,
-        false => tokenizer
-            .get_vocab(true)
-            .values()
-            .max()
-            .map_or(0, |id| *id as usize + 1),
+    if is_dense {
+        return Ok(count);
+    }
+    let mut by_id: Vec<(u32, String)> = tokenizer
+        .get_vocab(true)
+        .into_iter()
+        .map(|(text, id)| (id, text))
+        .collect();
+    by_id.sort_unstable();
+    let shared = by_id.array_windows().find(|[(a, _), (b, _)]| a == b);
+    match shared {
+        Some([(id, one), (_, other)]) => Err(format!(
+            "`{one}` and `{other}` are both token {id}, an id names one token"
+        )),
+        None => Ok(by_id.last().map_or(0, |(id, _)| *id as usize + 1)),
     }
 }
 

@@ -144,6 +144,44 @@ fn merges_cannot_smuggle_a_special_token() {
     assert_eq!(tokenizer.encode("<|a"), ids(&[28, 9]));
 }
 
+/// An id that two texts share would make a special token of ordinary text.
+#[test]
+fn an_id_of_two_tokens_is_refused() {
+    let refusal = |json: &Value| from_json(json).unwrap_err().to_string();
+    // A piece takes the id of a special token that is in the vocabulary too.
+    let mut shared = sentence_piece_json();
+    shared["model"]["vocab"]["a"] = json!(1);
+    let reason = refusal(&shared);
+    assert!(
+        reason.ends_with("`<end_of_turn>` and `a` are both token 1, an id names one token"),
+        "{reason}"
+    );
+    // A special token that the vocabulary lacks goes behind as many ids as there are pieces,
+    // which in a vocabulary with holes is a piece's.
+    let mut hole = sentence_piece_json();
+    let vocab = hole["model"]["vocab"].as_object_mut().unwrap();
+    vocab.remove("<end_of_turn>");
+    let reason = refusal(&hole);
+    assert!(
+        reason.ends_with("`\n` and `<end_of_turn>` are both token 27, an id names one token"),
+        "{reason}"
+    );
+    // Two ordinary pieces: what their id says would be left to chance.
+    let mut pieces = sentence_piece_json();
+    pieces["model"]["vocab"]["zzz"] = json!(10);
+    let reason = refusal(&pieces);
+    assert!(
+        reason.ends_with("`b` and `zzz` are both token 10, an id names one token"),
+        "{reason}"
+    );
+    // Holes alone, and an added token with the vocabulary's own text and id, are right.
+    let mut right = sentence_piece_json();
+    right["model"]["vocab"]["zzz"] = json!(40);
+    let tokenizer = from_json(&right).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 41);
+    assert_eq!(tokenizer.token_id("<end_of_turn>"), Some(TokenId(1)));
+}
+
 #[test]
 fn only_tokenizers_that_cut_into_words_remember_them() {
     let cuts = |json: &Value| cuts_into_words(&from_json(json).unwrap().inner.encoder);

@@ -6,9 +6,9 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Unrecorded};
 use crate::state::AppState;
 
 /// Most bytes of header names and values together.
@@ -19,30 +19,29 @@ pub(super) async fn authenticate(
     State(state): State<Arc<AppState>>,
     mut request: Request,
     next: Next,
-) -> Result<Response, ApiError> {
-    let admitted = state
-        .auth
-        .load()
-        .authenticate(request.headers())
-        .and_then(|caller| {
-            // Lists of models cost nothing.
-            if *request.method() == Method::POST {
-                state.rate.admit(&caller, Instant::now())?;
-            }
-            Ok(caller)
-        });
-    match admitted {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            Ok(next.run(request).await)
-        }
-        Err(error) => {
-            state
-                .metrics
-                .http_request("denied", "", error.status().as_u16());
-            Err(error)
-        }
+) -> Response {
+    let caller = match state.auth.load().authenticate(request.headers()) {
+        Ok(caller) => caller,
+        Err(error) => return denied(&state, error, None),
+    };
+    // Lists of models cost nothing.
+    if *request.method() == Method::POST
+        && let Err(error) = state.rate.admit(&caller, Instant::now())
+    {
+        return denied(&state, error, caller.tenant.clone());
     }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+fn denied(state: &AppState, error: ApiError, tenant: Option<String>) -> Response {
+    let metrics = &state.metrics;
+    metrics.http_request("denied", "", error.status().as_u16());
+    let mut response = error.into_response();
+    if let Some(unrecorded) = response.extensions_mut().get_mut::<Unrecorded>() {
+        unrecorded.tenant = tenant;
+    }
+    response
 }
 
 /// Refuses headers that no client of ours needs.

@@ -1,5 +1,8 @@
 //! `x-request-id`: the client's where it is sane, else a new one; on every answer, in every
-//! log line, and in what plugins see.
+//! log line, and in what plugins see. Requests that are refused before a handler has them on
+//! record get their log line here.
+
+use std::time::Instant;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -7,10 +10,15 @@ use axum::middleware::Next;
 use axum::response::Response;
 use uuid::Uuid;
 
+use crate::error::Unrecorded;
+use crate::telemetry::{self, Refused};
+
 /// The header.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is taken over.
 const MAX_CHARS: usize = 128;
+/// As much of a path as a log line shows.
+const MAX_PATH_CHARS: usize = 200;
 
 /// The id of a request, as an extension of it.
 #[derive(Debug, Clone)]
@@ -18,10 +26,24 @@ pub(crate) struct RequestId(pub(crate) String);
 
 /// Gives the request its id and the answer the same.
 pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
     let id = from_client(request.headers()).unwrap_or_else(|| Uuid::now_v7().to_string());
     let header = HeaderValue::from_str(&id);
-    request.extensions_mut().insert(RequestId(id));
+    let method = request.method().clone();
+    let path: String = request.uri().path().chars().take(MAX_PATH_CHARS).collect();
+    request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = next.run(request).await;
+    if let Some(refusal) = response.extensions_mut().remove::<Unrecorded>() {
+        telemetry::log_refusal(&Refused {
+            request_id: &id,
+            method: method.as_str(),
+            path: &path,
+            tenant: refusal.tenant.as_deref(),
+            status: response.status().as_u16(),
+            code: &refusal.code,
+            duration: started.elapsed(),
+        });
+    }
     if let Ok(header) = header {
         response.headers_mut().insert(X_REQUEST_ID, header);
     }

@@ -38,6 +38,14 @@ impl CheckArgs {
         }
         let flags = Overrides::default();
         let config = self.config.load(&flags)?;
+        // `serve` makes the folder, for what will be pushed; who checks a file means one that is
+        // there, and a misspelt folder would be an empty one.
+        if let Some(dir) = config.plugins.dir.as_ref().filter(|dir| !dir.is_dir()) {
+            anyhow::bail!(
+                "[plugins] dir: {} is not a folder that exists; make it, or leave `dir` out",
+                dir.display()
+            );
+        }
         let runtime = plugin_runtime(&config)?;
         let metrics = Arc::new(Metrics::new());
         let controller =

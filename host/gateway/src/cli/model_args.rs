@@ -19,14 +19,20 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_enum)]
     pub quantize: Option<Quantize>,
     /// Threads that compute. Default: one for each physical core.
-    #[arg(long, env = "GAPURA_THREADS")]
+    #[arg(long, env = "GAPURA_THREADS", value_parser = count)]
     pub threads: Option<NonZeroUsize>,
     /// Most tokens of prompt and answer together.
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = count)]
     pub context_length: Option<NonZeroUsize>,
     /// Memory for keys and values.
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = count)]
     pub kv_memory_mib: Option<NonZeroUsize>,
+}
+
+/// A number of things of which there must be some.
+fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "it must be a whole number, 1 or more".to_owned())
 }
 
 impl ModelArgs {

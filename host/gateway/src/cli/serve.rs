@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{ConfigArgs, model_args::ModelArgs};
 use crate::{
-    config::{Environment, LogFormat, Overrides},
+    config::{Environment, LogFormat, Overrides, listen_address},
     serve,
     telemetry::start_logging,
 };
@@ -28,8 +28,8 @@ pub(crate) struct ServeArgs {
     /// The name that clients see. Default: what the model calls itself.
     #[arg(long)]
     name: Option<String>,
-    /// Address and port of the API. Default 127.0.0.1:8000.
-    #[arg(long, env = "GAPURA_LISTEN")]
+    /// Address or name, and port of the API, such as localhost:8000. Default 127.0.0.1:8000.
+    #[arg(long, value_name = "ADDRESS:PORT", env = "GAPURA_LISTEN", value_parser = listen_address)]
     listen: Option<SocketAddr>,
     /// Serve without API keys on an address that other machines can reach.
     #[arg(long)]

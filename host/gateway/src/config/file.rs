@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, error::explain, location::Document};
+use super::{ConfigError, address, error::explain, location::Document};
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -49,7 +49,8 @@ impl ConfigFile {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerSection {
-    /// Address and port of the API. Default `127.0.0.1:8000`.
+    /// Address or name, and port of the API. Default `127.0.0.1:8000`.
+    #[serde(deserialize_with = "address::deserialize")]
     pub listen: SocketAddr,
     /// Serve without API keys on an address that other machines can reach. Default false:
     /// the server refuses to start so.
@@ -107,7 +108,9 @@ pub struct AdminSection {
     /// `GAPURA_ADMIN_TOKEN` holds the token itself and goes before. Default none: the
     /// administration API is off.
     pub token_sha256: Option<String>,
-    /// Address and port of a listener for `/admin/v1` alone. Default none: it shares the API's.
+    /// Address or name, and port of a listener for `/admin/v1` alone. Default none: it shares
+    /// the API's.
+    #[serde(deserialize_with = "address::deserialize_some")]
     pub listen: Option<SocketAddr>,
     /// Largest component that can be pushed, in bytes. Default 32 MiB.
     pub max_plugin_bytes: usize,

@@ -43,7 +43,7 @@ fn unknown_keys_get_the_nearest_name_and_the_place() {
 fn wrong_types_and_broken_toml_have_a_place() {
     insta::assert_snapshot!(message("[server]\nmax_messages = 'many'\n"), @r#"gapura.toml:2:16: invalid type: string "many", expected usize"#);
     insta::assert_snapshot!(message("[server\nlisten = 1\n"), @"gapura.toml:1:8: unclosed table, expected `]`");
-    insta::assert_snapshot!(message("[server]\nlisten = 'localhost'\n"), @"gapura.toml:2:10: invalid socket address syntax");
+    insta::assert_snapshot!(message("[server]\nlisten = 'localhost'\n"), @"gapura.toml:2:10: an address or a name is needed, and a port, such as `127.0.0.1:8000`, `[::1]:8000` or `localhost:8000`");
 }
 
 #[test]
@@ -87,6 +87,14 @@ fn an_open_server_stays_at_home() {
         )
         .is_ok()
     );
+}
+
+#[test]
+fn listeners_may_be_named() {
+    let config = parse("[server]\nlisten = 'localhost:1'\n[admin]\nlisten = 'localhost:2'\n");
+    let config = config.unwrap();
+    assert_eq!(config.server.listen.to_string(), "127.0.0.1:1");
+    assert_eq!(config.admin.listen.unwrap().to_string(), "127.0.0.1:2");
 }
 
 #[test]

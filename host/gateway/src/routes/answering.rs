@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse as _, Response};
 
-use crate::error::{ApiError, X_GAPURA_CHAIN};
+use crate::error::{ApiError, Unrecorded, X_GAPURA_CHAIN};
 use crate::openai::sampling::{Delivery, StreamUsage};
 use crate::pipeline::{Answer, Deadline, Pieces};
 use crate::routes::sse::{self, Chunks};
@@ -36,7 +36,7 @@ impl<W: Writer> Begun<W> {
         let mut response = match self.delivery {
             Delivery::Whole => {
                 let whole = self.writer.whole(pieces).await;
-                whole.unwrap_or_else(ApiError::into_response)
+                whole.unwrap_or_else(recorded)
             }
             Delivery::Stream(usage) => {
                 let chunks = self.writer.chunks(&pieces, usage);
@@ -51,5 +51,12 @@ impl<W: Writer> Begun<W> {
 /// An error before the answer began, on the record.
 pub(super) fn failed(error: ApiError, mut record: RequestRecord) -> Response {
     record.ended(error.status().as_u16(), error.code());
-    error.into_response()
+    recorded(error)
+}
+
+/// The answer to an error whose request has a record, which writes the log line.
+fn recorded(error: ApiError) -> Response {
+    let mut response = error.into_response();
+    response.extensions_mut().remove::<Unrecorded>();
+    response
 }

@@ -218,6 +218,6 @@ impl Drop for RequestRecord {
 }
 
 /// With three digits after the point.
-fn millis(duration: Duration) -> f64 {
+pub(super) fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
