@@ -13,7 +13,7 @@ TOOLS := $(CACHE)/tools
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- what users run ---------------------------------------------------------------------------
 
@@ -72,6 +72,9 @@ deny: ## Licences, sources and bans of all dependencies, by cargo-deny
 	cargo deny --log-level error check licenses bans sources; \
 	cargo deny --manifest-path plugins/Cargo.toml --config deny.toml --log-level error check licenses bans sources
 
+check-aarch64: check-tools ## The kernels' tests on 64-bit ARM, emulated by qemu (installs or names what it needs)
+	@tests/aarch64/run.sh
+
 # --- gates ---------------------------------------------------------------------------------------
 
 verify: models ## Every gate that a CPU can run, in one table and JSON (LLAMACPP=1 adds the comparison with llama.cpp)
@@ -105,4 +108,4 @@ bench-grammar: build models ## Constrain the demo model by 220 schemas, validate
 bench-sampler: build ## What choosing a token costs at 256,000 entries on one core: table, and JSON
 	target/release/examples/bench_sampler > target/sampler.json
 
-.PHONY: help demo test check-tools plugins build models lint deny verify mutants soak fuzz verify-llamacpp bench-cpu bench-latency bench-grammar bench-sampler
+.PHONY: help demo test check-tools plugins build models lint deny check-aarch64 verify mutants soak fuzz verify-llamacpp bench-cpu bench-latency bench-grammar bench-sampler

@@ -10,7 +10,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+#[cfg(test)]
+mod tests;
 
 use std::marker::PhantomData;
 use std::sync::OnceLock;
@@ -18,6 +22,8 @@ use std::sync::OnceLock;
 pub(crate) use math::{ROUND, exp, tanh};
 pub(crate) use portable::Portable;
 
+#[cfg(target_arch = "aarch64")]
+use self::neon::Neon;
 #[cfg(target_arch = "x86_64")]
 use self::{avx2::Avx2, avx512::Avx512};
 use crate::error::KernelError;
@@ -184,7 +190,8 @@ impl<'a, S: Simd> RowGroup<'a, S> {
 static BEST: OnceLock<Isa> = OnceLock::new();
 
 /// Makes this process compute with the instruction set called `name`: `portable`, `avx2` or
-/// `avx512`. For measuring what machines without the better ones get; results are the same.
+/// `avx512` on x86-64, `portable`, `neon` or `neon-dotprod` on 64-bit ARM. For measuring what
+/// machines without the better ones get; results are the same.
 ///
 /// # Errors
 /// [`KernelError::InstructionSet`] if this machine has no such set, or a kernel has run before.
@@ -207,6 +214,10 @@ pub(crate) enum Isa {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon<false>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod(Neon<true>),
 }
 
 impl Isa {
@@ -226,6 +237,10 @@ impl Isa {
         let available = available
             .chain(Avx2::detect().map(Self::Avx2))
             .chain(Avx512::detect().map(Self::Avx512));
+        #[cfg(target_arch = "aarch64")]
+        let available = available
+            .chain(Neon::<false>::detect().map(Self::Neon))
+            .chain(Neon::<true>::detect().map(Self::NeonDotprod));
         available.collect()
     }
 
@@ -237,6 +252,10 @@ impl Isa {
             Self::Avx2(s) => s.vectorize(op),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(s) => s.vectorize(op),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(s) => s.vectorize(op),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod(s) => s.vectorize(op),
         }
     }
 
@@ -248,6 +267,10 @@ impl Isa {
             Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod(_) => "neon-dotprod",
         }
     }
 
@@ -259,6 +282,10 @@ impl Isa {
             Self::Avx2(_) => Avx2::ROWS,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => Avx512::ROWS,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => Neon::<false>::ROWS,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod(_) => Neon::<true>::ROWS,
         }
     }
 }
