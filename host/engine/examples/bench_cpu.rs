@@ -1,7 +1,8 @@
 //! Times one model on the CPU and prints JSON; `tests/bench/cpu.py` races it against llama.cpp.
 //!
 //! ```text
-//! echo '{"ids": [2, 651, …], "decode": 128, "warm_up": 8}' | bench_cpu MODEL --threads 1
+//! echo '{"ids": [2, 651, …], "decode": 128, "warm_up": 8}' |
+//!     bench_cpu MODEL [--threads 1] [--quantize 8bit|4bit]
 //! ```
 //!
 //! Prefill and decode go through the engine, batch 1, greedy.
@@ -15,8 +16,8 @@ use std::{
 };
 
 use gapura_engine::{
-    CacheParams, CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, QueueParams,
-    SamplingParams, StopParams, TokenEvent, TokenId,
+    CacheParams, CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, Quantization,
+    QueueParams, SamplingParams, StopParams, TokenEvent, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,9 @@ struct Request {
 
 #[derive(Serialize)]
 struct Measured {
+    load_s: f64,
+    load_cpu_s: f64,
+    weight_bytes: u64,
     prefill_s: f64,
     prefill_cpu_s: f64,
     decode_s: f64,
@@ -39,10 +43,12 @@ struct Measured {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (path, threads) =
-        arguments().ok_or("usage: bench_cpu MODEL [--threads N] < request.json")?;
+    let usage = "usage: bench_cpu MODEL [--threads N] [--quantize 8bit|4bit] < request.json";
+    let (path, options) = arguments().ok_or(usage)?;
     let request: Request = serde_json::from_reader(io::stdin().lock())?;
-    let runner = CpuRunner::load(&path, CpuOptions { threads })?.runner;
+    let load = Clock::now()?;
+    let runner = CpuRunner::load(&path, options)?.runner;
+    let loaded = Clock::now()?;
     let context_length = request.ids.len() + request.decode as usize + 8;
     let engine = Engine::start(
         Box::new(runner),
@@ -61,6 +67,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kv = engine.stats();
     let layout = engine.model().kv;
     let measured = Measured {
+        load_s: loaded.wall - load.wall,
+        load_cpu_s: loaded.cpu - load.cpu,
+        weight_bytes: engine.model().weight_bytes,
         prefill_s: first.wall - start.wall,
         prefill_cpu_s: first.cpu - start.cpu,
         decode_s: end.wall - first.wall,
@@ -74,16 +83,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn arguments() -> Option<(PathBuf, Option<usize>)> {
-    let mut arguments = std::env::args_os().skip(1);
+fn arguments() -> Option<(PathBuf, CpuOptions)> {
+    let mut arguments = std::env::args().skip(1);
     let path = arguments.next()?.into();
-    match (arguments.next(), arguments.next()) {
-        (None, _) => Some((path, None)),
-        (Some(flag), Some(threads)) if flag == "--threads" => {
-            Some((path, Some(threads.to_str()?.parse().ok()?)))
+    let mut options = CpuOptions::default();
+    while let Some(flag) = arguments.next() {
+        let value = arguments.next()?;
+        match (flag.as_str(), value.as_str()) {
+            ("--threads", threads) => options.threads = Some(threads.parse().ok()?),
+            ("--quantize", "8bit") => options.quantize = Quantization::EightBit,
+            ("--quantize", "4bit") => options.quantize = Quantization::FourBit,
+            _ => return None,
         }
-        _ => None,
     }
+    Some((path, options))
 }
 
 struct Run {

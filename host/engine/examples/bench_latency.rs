@@ -38,7 +38,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let path = args.next().ok_or("usage: bench_latency MODEL [THREADS]")?;
     let threads = args.next().map(|count| count.parse()).transpose()?;
-    let model = || CpuRunner::load(Path::new(&path), CpuOptions { threads });
+    let model = || {
+        CpuRunner::load(
+            Path::new(&path),
+            CpuOptions {
+                threads,
+                ..CpuOptions::default()
+            },
+        )
+    };
     let prefix = prefix(start(model()?, EngineConfig::default())?)?;
     // A context beyond the model's own: what a token says does not matter, what it costs does.
     let paced = arrival(start(model()?, EngineConfig::default())?)?;
