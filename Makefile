@@ -96,6 +96,9 @@ fuzz: check-tools ## Fuzz the readers of hostile files, grammars and stop string
 verify-llamacpp: build models ## Compare logprobs and greedy tokens with llama.cpp on the same files
 	python3 tests/verify/llamacpp.py
 
+verify-quantize: models ## What quantizing while loading costs: KL, top-1 and logprobs against float32
+	python3 tests/verify/quantize.py
+
 bench-latency: models ## Time to the first token with a known prefix, and what a long prompt does to running streams
 	python3 tests/bench/latency.py
 
@@ -108,4 +111,4 @@ bench-grammar: build models ## Constrain the demo model by 220 schemas, validate
 bench-sampler: build ## What choosing a token costs at 256,000 entries on one core: table, and JSON
 	target/release/examples/bench_sampler > target/sampler.json
 
-.PHONY: help demo test check-tools plugins build models lint deny check-aarch64 verify mutants soak fuzz verify-llamacpp bench-cpu bench-latency bench-grammar bench-sampler
+.PHONY: help demo test check-tools plugins build models lint deny check-aarch64 verify mutants soak fuzz verify-llamacpp verify-quantize bench-cpu bench-latency bench-grammar bench-sampler

@@ -1,7 +1,8 @@
 //! Times one model on the CPU and prints JSON; `tests/bench/cpu.py` races it against llama.cpp.
 //!
 //! ```text
-//! echo '{"ids": [2, 651, …], "decode": 128, "warm_up": 8, "batch": 8}' | bench_cpu MODEL --threads 1
+//! echo '{"ids": [2, 651, …], "decode": 128, "warm_up": 8, "batch": 8}' |
+//!     bench_cpu MODEL [--threads 1] [--quantize 8bit|4bit]
 //! ```
 //!
 //! Prefill and decode go through the engine, batch 1, greedy; then `batch` streams that decode
@@ -21,7 +22,7 @@ use std::{
 };
 
 use gapura_engine::{
-    CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, TokenEvent, TokenId,
+    CpuOptions, CpuRunner, Engine, EngineConfig, GenerateRequest, Quantization, TokenEvent, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,9 @@ struct Request {
 
 #[derive(Serialize)]
 struct Measured {
+    load_s: f64,
+    load_cpu_s: f64,
+    weight_bytes: u64,
     prefill_s: f64,
     prefill_cpu_s: f64,
     decode_s: f64,
@@ -55,11 +59,10 @@ struct Together {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let (path, threads) =
-        arguments().ok_or("usage: bench_cpu MODEL [--threads N] < request.json")?;
+    let usage = "usage: bench_cpu MODEL [--threads N] [--quantize 8bit|4bit] < request.json";
+    let (path, options) = arguments().ok_or(usage)?;
     let request: Request = serde_json::from_reader(io::stdin().lock())?;
-    let engine_for = |max_num_seqs| -> Result<Engine, Box<dyn Error>> {
-        let runner = CpuRunner::load(&path, CpuOptions { threads })?.runner;
+    let engine_for = |runner, max_num_seqs| -> Result<Engine, Box<dyn Error>> {
         let config = EngineConfig {
             max_num_seqs,
             context_length: Some(
@@ -72,13 +75,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         Ok(Engine::start(Box::new(runner), config)?)
     };
-    let engine = engine_for(1)?;
+    let load = Clock::now()?;
+    let runner = CpuRunner::load(&path, options)?.runner;
+    let loaded = Clock::now()?;
+    let engine = engine_for(runner, 1)?;
     generate(&engine, &request.ids[..request.warm_up], 2)?;
     let run = generate(&engine, &request.ids, request.decode + 1)?;
     let [start, first, end] = run.times;
     let kv = engine.stats();
     let layout = engine.model().kv;
     let mut measured = Measured {
+        load_s: loaded.wall - load.wall,
+        load_cpu_s: loaded.cpu - load.cpu,
+        weight_bytes: engine.model().weight_bytes,
         prefill_s: first.wall - start.wall,
         prefill_cpu_s: first.cpu - start.cpu,
         decode_s: end.wall - first.wall,
@@ -91,22 +100,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     drop(engine);
     if request.batch > 1 {
-        measured.batch = Some(together(&engine_for(request.batch)?, &request)?);
+        measured.batch = Some(together(
+            &engine_for(CpuRunner::load(&path, options)?.runner, request.batch)?,
+            &request,
+        )?);
     }
     writeln!(io::stdout(), "{}", serde_json::to_string(&measured)?)?;
     Ok(())
 }
 
-fn arguments() -> Option<(PathBuf, Option<usize>)> {
-    let mut arguments = std::env::args_os().skip(1);
+fn arguments() -> Option<(PathBuf, CpuOptions)> {
+    let mut arguments = std::env::args().skip(1);
     let path = arguments.next()?.into();
-    match (arguments.next(), arguments.next()) {
-        (None, _) => Some((path, None)),
-        (Some(flag), Some(threads)) if flag == "--threads" => {
-            Some((path, Some(threads.to_str()?.parse().ok()?)))
+    let mut options = CpuOptions::default();
+    while let Some(flag) = arguments.next() {
+        let value = arguments.next()?;
+        match (flag.as_str(), value.as_str()) {
+            ("--threads", threads) => options.threads = Some(threads.parse().ok()?),
+            ("--quantize", "8bit") => options.quantize = Quantization::EightBit,
+            ("--quantize", "4bit") => options.quantize = Quantization::FourBit,
+            _ => return None,
         }
-        _ => None,
     }
+    Some((path, options))
 }
 
 struct Run {

@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .nth(1)
         .ok_or("usage: bench_grammar MODEL < cases.json")?;
     let cases: Vec<Case> = serde_json::from_reader(io::stdin().lock())?;
-    let model = CpuRunner::load(path.as_ref(), CpuOptions { threads: None })?;
+    let model = CpuRunner::load(path.as_ref(), CpuOptions::default())?;
     let tokenizer = model.tokenizer;
     let config = EngineConfig {
         max_num_seqs: 16,

@@ -38,7 +38,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let path = args.next().ok_or("usage: bench_latency MODEL [THREADS]")?;
     let threads = args.next().map(|count| count.parse()).transpose()?;
-    let model = || CpuRunner::load(Path::new(&path), CpuOptions { threads });
+    let options = CpuOptions {
+        threads,
+        ..CpuOptions::default()
+    };
+    let model = || CpuRunner::load(Path::new(&path), options);
     let start = |max_slowdown| -> Result<Engine, Box<dyn Error>> {
         let config = EngineConfig {
             max_slowdown,

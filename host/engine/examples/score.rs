@@ -60,7 +60,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: score MODEL [--threads N] < request.json".into()),
     };
     let request: Request = serde_json::from_reader(io::stdin().lock())?;
-    let mut model = CpuRunner::load(&path, CpuOptions { threads })?;
+    let mut model = CpuRunner::load(
+        &path,
+        CpuOptions {
+            threads,
+            ..CpuOptions::default()
+        },
+    )?;
     model.runner.allocate_kv(KvPlan {
         num_full_blocks: NUM_BLOCKS,
         num_windowed_blocks: NUM_BLOCKS,

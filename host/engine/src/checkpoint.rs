@@ -162,12 +162,20 @@ impl Checkpoint {
         self.chat_template.as_deref()
     }
 
-    /// Bytes of all weights.
+    /// Bytes of all weights in the files.
     pub fn weight_bytes(&self) -> u64 {
-        match &self.source {
-            Source::Gguf(file) => file.tensor_bytes(),
-            Source::Hub(folder) => folder.tensor_bytes(),
-        }
+        let tensors = self.tensors().into_iter();
+        tensors.map(|tensor| tensor.bytes().len() as u64).sum()
+    }
+
+    /// Every tensor, by name.
+    pub(crate) fn tensors(&self) -> Vec<Weight> {
+        let mut tensors: Vec<Weight> = match &self.source {
+            Source::Gguf(file) => file.weights().collect(),
+            Source::Hub(folder) => folder.tensors().collect(),
+        };
+        tensors.sort_by(|a, b| a.name().cmp(b.name()));
+        tensors
     }
 }
 

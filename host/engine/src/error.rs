@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use gapura_kernels::{KernelError, WeightType};
 use thiserror::Error;
 
 use crate::runner::RunnerError;
@@ -161,6 +162,29 @@ pub enum LoadError {
         found: Vec<usize>,
         /// The shape that the configuration asks for.
         expected: Vec<usize>,
+    },
+    /// Weights were to be quantized while they load, and are quantized in the file.
+    #[error(
+        "{} is quantized already (`{tensor}` is {weight_type}) and cannot be quantized while it \
+         loads: serve it as it is (`--quantize none`), or take the model's files in F32, F16 or \
+         BF16", path.display()
+    )]
+    AlreadyQuantized {
+        /// The file or folder.
+        path: PathBuf,
+        /// The first such tensor by name.
+        tensor: String,
+        /// Its type.
+        weight_type: WeightType,
+    },
+    /// A tensor has a value that no block of the wanted format holds.
+    #[error("tensor `{tensor}` cannot be quantized: {reason}")]
+    Unquantizable {
+        /// Its name.
+        tensor: String,
+        /// The row and the type.
+        #[source]
+        reason: KernelError,
     },
     /// The machine has not the memory that the model needs.
     #[error(

@@ -1,5 +1,6 @@
-//! The parts that the models are composed of, written once. Weights stay in their file's memory;
-//! activations are f32, row-major, one row for each token of a step.
+//! The parts that the models are composed of, written once. Weights stay in their file's memory,
+//! unless they are quantized while the model loads; activations are f32, row-major, one row for
+//! each token of a step.
 
 mod attention;
 mod decoder;

@@ -13,6 +13,7 @@ mod layers;
 pub mod memory;
 mod model_config;
 mod models;
+mod quantization;
 mod request;
 mod runner;
 mod sampler;
@@ -31,6 +32,7 @@ pub use grammar::{
     Allowed, Grammar, GrammarCompiler, GrammarError, GrammarSource, GrammarState, TokenMask,
 };
 pub use model_config::{Architecture, ModelConfig, RopeConfig, RopeScaling, RopeStyle};
+pub use quantization::Quantization;
 pub use request::{
     CacheParams, FinishReason, GenerateRequest, Lane, QueueParams, SampledToken, SamplingParams,
     StopParams, TokenEvent, TokenId, TokenLogprobs, Usage,

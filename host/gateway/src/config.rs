@@ -119,6 +119,8 @@ pub struct ModelConfig {
     pub hub_token: Option<Secret>,
     /// Where it runs.
     pub device: Device,
+    /// What weights become while they load.
+    pub quantize: Quantize,
     /// Threads that compute; `None` lets the engine choose.
     pub threads: Option<NonZeroUsize>,
     /// Memory for keys and values; `None` lets the engine choose.

@@ -5,13 +5,14 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use gapura_engine::{
-    CpuModel, CpuOptions, CpuRunner, Engine, EngineConfig, ModelRunner, RunnerFactory, Tokenizer,
+    CpuModel, CpuOptions, CpuRunner, Engine, EngineConfig, ModelRunner, Quantization,
+    RunnerFactory, Tokenizer,
     hub::{self, ModelLocation, PullOptions, PullProgress},
     sim::{SimLatency, SimRunner, sim_tokenizer},
 };
 
 use crate::{
-    config::{Config, Device, ModelConfig, Secret},
+    config::{Config, Device, ModelConfig, Quantize, Secret},
     progress::Progress,
     state::LoadedModel,
 };
@@ -63,13 +64,26 @@ fn runner(config: &Config) -> anyhow::Result<(Box<dyn ModelRunner>, RunnerFactor
     }
     let options = CpuOptions {
         threads: config.model.threads.map(NonZeroUsize::get),
+        quantize: match config.model.quantize {
+            Quantize::None => Quantization::None,
+            Quantize::EightBit => Quantization::EightBit,
+            Quantize::FourBit => Quantization::FourBit,
+        },
+    };
+    let mut quantizing: Option<Progress> = None;
+    let mut show = |done, total| {
+        let progress = quantizing.get_or_insert_with(|| Progress::new("quantizing the weights"));
+        progress.update(done, total);
     };
     let CpuModel {
         runner,
         tokenizer,
         factory,
         ..
-    } = CpuRunner::load(&locate(source, &config.model)?, options)?;
+    } = CpuRunner::load_with_progress(&locate(source, &config.model)?, options, &mut show)?;
+    if let Some(progress) = quantizing {
+        progress.finish();
+    }
     Ok((Box::new(runner), factory, tokenizer))
 }
 

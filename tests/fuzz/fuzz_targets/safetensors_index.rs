@@ -28,5 +28,9 @@ fuzz_target!(|data: &[u8]| {
             weight.to_f32();
         }
     }
-    let _ = CpuRunner::new(&checkpoint, CpuOptions { threads: Some(1) });
+    let options = CpuOptions {
+        threads: Some(1),
+        ..CpuOptions::default()
+    };
+    let _ = CpuRunner::new(&checkpoint, options);
 });

@@ -122,7 +122,7 @@ impl GgufFile {
     /// A tensor's data, by its name in the file.
     pub(crate) fn weight(&self, name: &str) -> Option<Weight> {
         let GgufTensor { kind, shape, range } = self.tensor(name)?.clone();
-        Some(Weight::new(self.map.clone(), range, kind, shape))
+        Some(Weight::new(name, self.map.clone(), range, kind, shape))
     }
 
     /// A tensor's place and shape, by its name in the file.
@@ -130,12 +130,9 @@ impl GgufFile {
         self.tensors.get(name)
     }
 
-    /// Bytes of all tensors.
-    pub(crate) fn tensor_bytes(&self) -> u64 {
-        self.tensors
-            .values()
-            .map(|tensor| tensor.range.len() as u64)
-            .sum()
+    /// The data of all tensors, in no order.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = Weight> {
+        self.tensors.keys().filter_map(|name| self.weight(name))
     }
 
     /// A whole number that is not negative, `None` where the key is missing.

@@ -122,9 +122,10 @@ impl HubFolder {
                 return Err(malformed(reason));
             }
             let range = data_start + start..data_start + end;
-            let weight = Weight::new(map.clone(), range, weight_type, info.shape.clone());
+            let own = canonical(&name);
+            let weight = Weight::new(&own, map.clone(), range, weight_type, info.shape.clone());
             // Under its own name in two files, or under two names that mean the same.
-            if self.tensors.insert(canonical(&name), weight).is_some() {
+            if self.tensors.insert(own, weight).is_some() {
                 return Err(malformed(format!("tensor `{name}` is there twice")));
             }
         }
@@ -141,12 +142,9 @@ impl HubFolder {
         self.tensors.get(name)
     }
 
-    /// Bytes of all tensors.
-    pub(crate) fn tensor_bytes(&self) -> u64 {
-        self.tensors
-            .values()
-            .map(|tensor| tensor.bytes().len() as u64)
-            .sum()
+    /// All of them, in no order.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = Weight> {
+        self.tensors.values().cloned()
     }
 
     fn read_optional(&self, file: &str) -> Result<Option<String>, LoadError> {

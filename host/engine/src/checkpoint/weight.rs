@@ -1,4 +1,4 @@
-//! One tensor of a checkpoint, still where it lies in the file.
+//! One tensor of a checkpoint: where it lies in the file, or as it was quantized from there.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -6,19 +6,30 @@ use gapura_kernels::{Matrix, WeightType};
 
 use super::mapped_file::MappedFile;
 
-/// A tensor in a memory-mapped file. Cheap to clone; the map lives as long as any weight of it.
+/// A tensor in a memory-mapped file, or one made of it. Cheap to clone; the map lives as long as
+/// any weight of it.
 #[derive(Clone)]
 pub struct Weight {
-    map: Arc<MappedFile>,
-    range: Range<usize>,
+    name: Arc<str>,
+    data: Data,
     weight_type: WeightType,
     shape: Vec<usize>,
 }
 
+#[derive(Clone)]
+enum Data {
+    Mapped {
+        map: Arc<MappedFile>,
+        range: Range<usize>,
+    },
+    Owned(Arc<Vec<u8>>),
+}
+
 impl Weight {
-    /// The tensor at `range` of `map`, which must hold exactly `byte_size(weight_type, &shape)`
+    /// The tensor `name` at `range` of `map`, which must hold exactly `byte_size(weight_type, &shape)`
     /// bytes and lie inside the map: both containers check that when they are opened.
     pub(crate) fn new(
+        name: &str,
         map: Arc<MappedFile>,
         range: Range<usize>,
         weight_type: WeightType,
@@ -27,11 +38,27 @@ impl Weight {
         debug_assert_eq!(byte_size(weight_type, &shape), Ok(range.len()));
         debug_assert!(range.end <= map.bytes().len());
         Self {
-            map,
-            range,
+            name: name.into(),
+            data: Data::Mapped { map, range },
             weight_type,
             shape,
         }
+    }
+
+    /// The same tensor with other elements, `bytes_as(weight_type)` bytes.
+    pub(crate) fn replaced(&self, weight_type: WeightType, bytes: Vec<u8>) -> Self {
+        debug_assert_eq!(self.bytes_as(weight_type), bytes.len());
+        Self {
+            name: self.name.clone(),
+            data: Data::Owned(Arc::new(bytes)),
+            weight_type,
+            shape: self.shape.clone(),
+        }
+    }
+
+    /// As the container calls it; on the hub without the prefix of a multimodal model.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// How its elements are stored.
@@ -56,9 +83,17 @@ impl Weight {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// The tensor's bytes in the file, little-endian, at any alignment.
+    /// The tensor's bytes, little-endian, at any alignment.
     pub fn bytes(&self) -> &[u8] {
-        &self.map.bytes()[self.range.clone()]
+        match &self.data {
+            Data::Mapped { map, range } => &map.bytes()[range.clone()],
+            Data::Owned(bytes) => bytes,
+        }
+    }
+
+    /// Bytes that it would take as `weight_type`, of which its rows must be whole blocks.
+    pub(crate) fn bytes_as(&self, weight_type: WeightType) -> usize {
+        self.rows() * (self.cols() / weight_type.block_len()) * weight_type.block_bytes()
     }
 
     /// The tensor as the kernels take it, without a copy.
@@ -82,7 +117,11 @@ impl Weight {
 
 impl fmt::Debug for Weight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Weight({}, {:?})", self.weight_type, self.shape)
+        write!(
+            f,
+            "Weight({}, {}, {:?})",
+            self.name, self.weight_type, self.shape
+        )
     }
 }
 

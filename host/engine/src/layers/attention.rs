@@ -81,6 +81,16 @@ impl Attention {
         Ok(self)
     }
 
+    /// The projections, for quantizing them while the model loads.
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 4] {
+        [
+            &mut self.q_proj,
+            &mut self.k_proj,
+            &mut self.v_proj,
+            &mut self.o_proj,
+        ]
+    }
+
     /// Where this layer's keys and values go.
     pub(crate) fn group(&self) -> KvGroup {
         if self.params.window.is_some() {

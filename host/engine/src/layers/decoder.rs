@@ -7,6 +7,7 @@ use super::{
     rms_norm::RmsNorm, step::Step,
 };
 use crate::{
+    checkpoint::Weight,
     model_config::ModelConfig,
     runner::{BLOCK_TOKENS, KvLayout, KvPlan},
 };
@@ -20,7 +21,8 @@ pub(crate) struct Decoder {
     pub(crate) embed_tokens: Embedding,
     pub(crate) layers: Vec<DecoderLayer>,
     pub(crate) norm: RmsNorm,
-    pub(crate) lm_head: Linear,
+    /// `None` where it is tied to the embedding.
+    pub(crate) lm_head: Option<Linear>,
     pub(crate) final_logit_softcapping: Option<f32>,
 }
 
@@ -71,13 +73,27 @@ impl Decoder {
         }
         self.norm.forward(wanted, normed)?;
         logits.resize(count * sizes.vocab, 0.0);
-        self.lm_head
-            .forward(&Activations::new(normed, count, width)?, logits)?;
+        let x = Activations::new(normed, count, width)?;
+        match &self.lm_head {
+            Some(lm_head) => lm_head.forward(&x, logits)?,
+            None => self.embed_tokens.logits(&x, logits)?,
+        }
         if let Some(cap) = self.final_logit_softcapping {
             soft_cap(logits, cap);
         }
         out.extend(logits.chunks_exact(sizes.vocab).map(<[f32]>::to_vec));
         Ok(())
+    }
+
+    /// Every weight matrix once, for quantizing them while the model loads.
+    pub(crate) fn matrices_mut(&mut self) -> Vec<&mut Weight> {
+        let mut matrices = vec![self.embed_tokens.weight_mut()];
+        for layer in &mut self.layers {
+            matrices.extend(layer.self_attn.linears_mut().map(Linear::weight_mut));
+            matrices.extend(layer.mlp.linears_mut().map(Linear::weight_mut));
+        }
+        matrices.extend(self.lm_head.as_mut().map(Linear::weight_mut));
+        matrices
     }
 
     /// What the layers need of a KV cache.

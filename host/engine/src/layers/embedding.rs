@@ -1,6 +1,6 @@
-//! [`Embedding`]: token ids to vectors.
+//! [`Embedding`]: token ids to vectors, and back to logits where the output layer is tied.
 
-use gapura_kernels::{KernelError, scale};
+use gapura_kernels::{Activations, KernelError, matmul, scale};
 
 use super::load::matrix;
 use crate::{
@@ -32,9 +32,15 @@ impl Embedding {
         })
     }
 
-    /// The table itself, for a model whose output layer is tied to it.
-    pub(crate) fn weight(&self) -> &Weight {
-        &self.weight
+    /// For quantizing it while the model loads.
+    pub(super) fn weight_mut(&mut self) -> &mut Weight {
+        &mut self.weight
+    }
+
+    /// The output layer of a model that has none of its own. `x`: `[n, hidden_size]`; `out`:
+    /// `[n, vocab_size]`.
+    pub(super) fn logits(&self, x: &Activations<'_>, out: &mut [f32]) -> Result<(), KernelError> {
+        matmul(x, self.weight.matrix(), out)
     }
 
     /// `out`: `[tokens, hidden_size]`.

@@ -39,9 +39,9 @@ impl Linear {
         })
     }
 
-    /// Over a weight that is loaded already, such as a tied embedding.
-    pub(crate) fn over(weight: Weight) -> Self {
-        Self { weight }
+    /// For quantizing it while the model loads.
+    pub(super) fn weight_mut(&mut self) -> &mut Weight {
+        &mut self.weight
     }
 
     /// `x`: `[n, in_features]`; `out`: `[n, out_features]`.

@@ -43,6 +43,11 @@ impl Mlp {
         })
     }
 
+    /// The projections, for quantizing them while the model loads.
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear; 3] {
+        [&mut self.gate_proj, &mut self.up_proj, &mut self.down_proj]
+    }
+
     /// `x`, `out`: `[n, hidden_size]`.
     pub(super) fn forward(
         &self,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     checkpoint::Checkpoint,
     error::LoadError,
-    layers::{Activation, Attention, Decoder, DecoderLayer, Embedding, Linear, Mlp, RmsNorm, Rope},
+    layers::{Activation, Attention, Decoder, DecoderLayer, Embedding, Mlp, RmsNorm, Rope},
 };
 
 /// # Errors
@@ -51,10 +51,9 @@ pub(super) fn with_tied_embedding(
     layers: Vec<DecoderLayer>,
 ) -> Result<Decoder, LoadError> {
     let config = checkpoint.config();
-    let embed_tokens = Embedding::load(checkpoint, "model.embed_tokens")?;
     Ok(Decoder {
-        lm_head: Linear::over(embed_tokens.weight().clone()),
-        embed_tokens,
+        embed_tokens: Embedding::load(checkpoint, "model.embed_tokens")?,
+        lm_head: None,
         layers,
         norm: RmsNorm::load(checkpoint, "model.norm", config.hidden_size)?,
         final_logit_softcapping: config.final_logit_softcapping,

@@ -17,14 +17,16 @@ pub(super) fn load(checkpoint: &Checkpoint) -> Result<Decoder, LoadError> {
     let layers = (0..config.num_hidden_layers)
         .map(|i| load_layer(checkpoint, i, &rope))
         .collect::<Result<_, _>>()?;
-    let embed_tokens = Embedding::load(checkpoint, "model.embed_tokens")?;
-    let lm_head = if config.tie_word_embeddings {
-        Linear::over(embed_tokens.weight().clone())
-    } else {
-        Linear::load(checkpoint, "lm_head", [config.vocab_size, hidden])?
+    let lm_head = match config.tie_word_embeddings {
+        true => None,
+        false => Some(Linear::load(
+            checkpoint,
+            "lm_head",
+            [config.vocab_size, hidden],
+        )?),
     };
     Ok(Decoder {
-        embed_tokens,
+        embed_tokens: Embedding::load(checkpoint, "model.embed_tokens")?,
         layers,
         norm: RmsNorm::load(checkpoint, "model.norm", hidden)?,
         lm_head,

@@ -1,8 +1,9 @@
-//! [`CpuRunner`]: runs a model on the processor, with its weights where the file has them.
+//! [`CpuRunner`]: runs a model on the processor, with its weights where the file has them or
+//! quantized from there.
 
 mod cores;
 
-use std::{collections::VecDeque, path::Path};
+use std::{collections::VecDeque, path::Path, sync::Arc};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -13,7 +14,10 @@ use crate::{
     checkpoint::Checkpoint,
     error::LoadError,
     layers::{Decoder, KvCache, Step, StepLimits, Workspace},
-    memory, models,
+    memory,
+    model_config::ModelConfig,
+    models,
+    quantization::Quantization,
     tokenizer::Tokenizer,
 };
 
@@ -26,6 +30,8 @@ const KV_ADVICE: &str = "lower the memory of the KV cache (--kv-memory-mib), or 
 pub struct CpuOptions {
     /// Threads that compute. `None`: one for each physical core that the process may use.
     pub threads: Option<usize>,
+    /// What weights become while they are loaded. Default: nothing, they stay in their files.
+    pub quantize: Quantization,
 }
 
 /// A model that is ready to serve: what [`CpuRunner::load`] gives.
@@ -36,7 +42,7 @@ pub struct CpuModel {
     pub tokenizer: Tokenizer,
     /// The model's own chat template (Jinja), where the files have one.
     pub chat_template: Option<String>,
-    /// Makes the runner again over the same map of the files, for
+    /// Makes the runner again over the same weights, for
     /// [`Engine::start_supervised`](crate::Engine::start_supervised).
     pub factory: RunnerFactory,
 }
@@ -45,14 +51,55 @@ pub struct CpuModel {
 /// sequences that decode together share every read of the weights; attention takes each sequence
 /// by itself. A token's result does not depend on what else the batch holds, bit for bit.
 pub struct CpuRunner {
-    info: ModelInfo,
-    decoder: Decoder,
+    model: Arc<LoadedModel>,
     limits: StepLimits,
     pool: ThreadPool,
     kv: KvCache,
     step: Step,
     workspace: Workspace,
     finished: VecDeque<StepOutput>,
+}
+
+/// What stays the same for the life of the process: no step writes to it, so a runner that is made
+/// again after a panic shares it.
+struct LoadedModel {
+    config: ModelConfig,
+    decoder: Decoder,
+    info: ModelInfo,
+    /// Of `info.weight_bytes`, what lies in the files.
+    mapped_bytes: u64,
+}
+
+impl LoadedModel {
+    fn new(
+        checkpoint: &Checkpoint,
+        quantize: Quantization,
+        pool: &ThreadPool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, LoadError> {
+        let memory = quantize.plan(checkpoint)?;
+        memory::check(memory.total(), WEIGHTS_ADVICE)?;
+        let mut decoder = models::load(checkpoint)?;
+        quantize.apply(&mut decoder, pool, progress)?;
+        let config = checkpoint.config();
+        let info = ModelInfo {
+            id: checkpoint.model_id().to_owned(),
+            architecture: config.architecture.name().to_owned(),
+            vocab_size: config.vocab_size,
+            context_length: config.max_position_embeddings,
+            eos_token_ids: config.eos_token_ids.clone(),
+            bos_token_id: config.bos_token_id,
+            kv: decoder.kv_layout(config),
+            weight_bytes: memory.total(),
+            device: "cpu".to_owned(),
+        };
+        Ok(Self {
+            config: config.clone(),
+            decoder,
+            info,
+            mapped_bytes: memory.mapped_bytes,
+        })
+    }
 }
 
 impl CpuRunner {
@@ -63,17 +110,33 @@ impl CpuRunner {
     /// [`LoadError`], for files that are missing, broken or not supported, and
     /// [`LoadError::NotEnoughMemory`] before anything large is touched.
     pub fn load(path: &Path, options: CpuOptions) -> Result<CpuModel, LoadError> {
+        Self::load_with_progress(path, options, &mut |_, _| {})
+    }
+
+    /// [`load`](Self::load), where `progress` is told after every matrix that was quantized how
+    /// many bytes of the files are done and how many there are to do. Without quantization nothing
+    /// takes long, and it is not called.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with_progress(
+        path: &Path,
+        options: CpuOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<CpuModel, LoadError> {
         let checkpoint = Checkpoint::open(path)?;
-        let runner = Self::new(&checkpoint, options)?;
+        let pool = thread_pool(options.threads)?;
+        let model = LoadedModel::new(&checkpoint, options.quantize, &pool, progress)?;
+        let model = Arc::new(model);
         let tokenizer = checkpoint.tokenizer()?;
         gapura_kernels::release_unused();
         Ok(CpuModel {
-            runner,
+            runner: Self::over(model.clone(), pool),
             tokenizer,
             chat_template: checkpoint.chat_template().map(str::to_owned),
             factory: Box::new(move || {
-                let runner = Self::new(&checkpoint, options).map_err(runner_error)?;
-                Ok(Box::new(runner))
+                let pool = thread_pool(options.threads).map_err(runner_error)?;
+                Ok(Box::new(Self::over(model.clone(), pool)))
             }),
         })
     }
@@ -83,30 +146,14 @@ impl CpuRunner {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn new(checkpoint: &Checkpoint, options: CpuOptions) -> Result<Self, LoadError> {
-        memory::check(checkpoint.weight_bytes(), WEIGHTS_ADVICE)?;
-        let config = checkpoint.config();
-        let decoder = models::load(checkpoint)?;
-        let info = ModelInfo {
-            id: checkpoint.model_id().to_owned(),
-            architecture: config.architecture.name().to_owned(),
-            vocab_size: config.vocab_size,
-            context_length: config.max_position_embeddings,
-            eos_token_ids: config.eos_token_ids.clone(),
-            bos_token_id: config.bos_token_id,
-            kv: decoder.kv_layout(config),
-            weight_bytes: checkpoint.weight_bytes(),
-            device: "cpu".to_owned(),
-        };
-        let threads = options.threads.unwrap_or_else(cores::physical).max(1);
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("gapura-cpu-{i}"))
-            .build()
-            .map_err(|error| LoadError::Threads {
-                threads,
-                reason: error.to_string(),
-            })?;
-        Ok(Self {
+        let pool = thread_pool(options.threads)?;
+        let model = LoadedModel::new(checkpoint, options.quantize, &pool, &mut |_, _| {})?;
+        Ok(Self::over(Arc::new(model), pool))
+    }
+
+    fn over(model: Arc<LoadedModel>, pool: ThreadPool) -> Self {
+        let info = &model.info;
+        Self {
             limits: StepLimits {
                 vocab_size: info.vocab_size,
                 context_length: info.context_length,
@@ -114,27 +161,40 @@ impl CpuRunner {
                 has_full_layers: info.kv.full_block_bytes > 0,
                 window: (info.kv.windowed_block_bytes > 0).then_some(info.kv.window_tokens),
             },
-            info,
-            decoder,
             pool,
             kv: KvCache::default(),
             step: Step::default(),
-            workspace: Workspace::new(config),
+            workspace: Workspace::new(&model.config),
             finished: VecDeque::new(),
-        })
+            model,
+        }
     }
+}
+
+fn thread_pool(threads: Option<usize>) -> Result<ThreadPool, LoadError> {
+    let threads = threads.unwrap_or_else(cores::physical).max(1);
+    ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("gapura-cpu-{i}"))
+        .build()
+        .map_err(|error| LoadError::Threads {
+            threads,
+            reason: error.to_string(),
+        })
 }
 
 impl ModelRunner for CpuRunner {
     fn model(&self) -> &ModelInfo {
-        &self.info
+        &self.model.info
     }
 
     fn allocate_kv(&mut self, plan: KvPlan) -> Result<(), RunnerError> {
-        // The pages of the mapped weights have to stay in memory beside it.
-        let required_bytes = self.info.weight_bytes + plan.bytes(&self.info.kv);
+        // The pages of the mapped weights have to stay in memory beside it; those that were
+        // quantized are taken from what is available already.
+        let LoadedModel { decoder, info, .. } = &*self.model;
+        let required_bytes = self.model.mapped_bytes + plan.bytes(&info.kv);
         memory::check(required_bytes, KV_ADVICE).map_err(runner_error)?;
-        self.kv = KvCache::new(&self.decoder, plan).map_err(runner_error)?;
+        self.kv = KvCache::new(decoder, plan).map_err(runner_error)?;
         self.limits.plan = plan;
         Ok(())
     }
@@ -142,7 +202,7 @@ impl ModelRunner for CpuRunner {
     /// Computes the step before it returns: the caller's thread has nothing better to do.
     fn submit(&mut self, batch: &Batch) -> Result<(), RunnerError> {
         let Self {
-            decoder,
+            model,
             pool,
             kv,
             step,
@@ -153,7 +213,7 @@ impl ModelRunner for CpuRunner {
         let logits = match step.num_tokens() {
             0 => Vec::new(),
             _ => pool
-                .install(|| decoder.forward(step, kv, workspace))
+                .install(|| model.decoder.forward(step, kv, workspace))
                 .map_err(runner_error)?,
         };
         let mut logits = logits.into_iter().map(RowOutput::Logits);

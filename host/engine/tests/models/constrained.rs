@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use gapura_engine::{
-    CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, Grammar,
-    GrammarCompiler, GrammarSource, SamplingParams, TokenId, Tokenizer,
+    CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, Grammar, GrammarCompiler,
+    GrammarSource, Quantization, SamplingParams, TokenId, Tokenizer,
 };
 use serde_json::Value;
 
-use crate::support::{Answer, FIXTURES, fixture, greedy, run_together};
+use crate::support::{Answer, FIXTURES, fixture, greedy, options, run_together};
 
 /// Bounded on all sides, so that models without a mind come to its end too.
 const SCHEMA: &str = r#"{
@@ -32,7 +32,7 @@ struct Model {
 
 impl Model {
     fn load(path: &Path, config: EngineConfig) -> Self {
-        let model = CpuRunner::load(path, CpuOptions { threads: Some(2) }).unwrap();
+        let model = CpuRunner::load(path, options(Quantization::None)).unwrap();
         let engine = Engine::start(Box::new(model.runner), config).unwrap();
         let compiler = GrammarCompiler::new(&model.tokenizer, &engine.model().eos_token_ids);
         let grammar = compiler

@@ -68,13 +68,14 @@ fn the_embedding_scale_is_rounded_to_the_checkpoints_dtype() {
 fn a_gguf_file_of_the_same_weights_matches_transformers_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    fs::write(&path, gguf_of(&fixture("tiny-gemma2-b"))).unwrap();
+    fs::write(&path, gguf_of(&fixture("tiny-gemma2-b"), GgmlDType::F32)).unwrap();
     golden::check(&path, &fixture("tiny-gemma2-b"));
 }
 
 /// The Gemma 2 fixture as llama.cpp's converter would write it: one is added to the norms. The
-/// format has no field for the query scale, so the weights of the queries take it up.
-fn gguf_of(folder: &Path) -> Vec<u8> {
+/// format has no field for the query scale, so the weights of the queries take it up. All is in
+/// F32 but the embedding.
+pub(crate) fn gguf_of(folder: &Path, embedding: GgmlDType) -> Vec<u8> {
     let config = Checkpoint::open(folder).unwrap().config().clone();
     let bytes = fs::read(folder.join("model.safetensors")).unwrap();
     let query_factor = (config.head_dim as f32 / config.query_pre_attn_scalar).sqrt();
@@ -94,7 +95,11 @@ fn gguf_of(folder: &Path) -> Vec<u8> {
             }
         }
         let tensor = Tensor::from_vec(values, view.shape(), &Device::Cpu).unwrap();
-        tensors.push((name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap()));
+        let dtype = match name.as_str() {
+            "token_embd.weight" => embedding,
+            _ => GgmlDType::F32,
+        };
+        tensors.push((name, QTensor::quantize(&tensor, dtype).unwrap()));
     }
     let number = |value: usize| Value::U32(u32::try_from(value).unwrap());
     let texts = |texts: Vec<String>| Value::Array(texts.into_iter().map(Value::String).collect());

@@ -10,6 +10,8 @@ mod golden;
 #[cfg(test)]
 mod loading;
 #[cfg(test)]
+mod quantized;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod sampling;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use gapura_engine::{
-    CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, SampledToken,
-    TokenEvent, TokenId, TokenLogprobs, TokenStream,
+    CpuOptions, CpuRunner, Engine, EngineConfig, FinishReason, GenerateRequest, Quantization,
+    SampledToken, TokenEvent, TokenId, TokenLogprobs, TokenStream,
 };
 
 /// The tiny models that the repository carries.
@@ -19,8 +19,21 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 
 /// An engine over the model in `path`.
 pub(crate) fn start(path: &Path, config: EngineConfig) -> Engine {
-    let model = CpuRunner::load(path, CpuOptions { threads: Some(2) }).unwrap();
+    start_quantized(path, config, Quantization::None)
+}
+
+/// The same, its weights quantized while it loads.
+pub(crate) fn start_quantized(path: &Path, config: EngineConfig, quantize: Quantization) -> Engine {
+    let model = CpuRunner::load(path, options(quantize)).unwrap();
     Engine::start(Box::new(model.runner), config).unwrap()
+}
+
+/// Two threads, so that work is split.
+pub(crate) fn options(quantize: Quantization) -> CpuOptions {
+    CpuOptions {
+        threads: Some(2),
+        quantize,
+    }
 }
 
 /// A greedy request for exactly `max_tokens`, with five logprobs for every token of the answer.

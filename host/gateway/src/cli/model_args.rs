@@ -15,7 +15,7 @@ pub(crate) struct ModelArgs {
     /// Where it runs.
     #[arg(long, value_enum, env = "GAPURA_DEVICE")]
     pub device: Option<Device>,
-    /// Make the weights smaller while they load.
+    /// Make the weights of an unquantized model (F32, F16, BF16) smaller while they load.
     #[arg(long, value_enum)]
     pub quantize: Option<Quantize>,
     /// Threads that compute. Default: one for each physical core.

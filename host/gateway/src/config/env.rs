@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, num::NonZeroU32, str::FromStr};
 
-use super::{ConfigError, Device, Digest, KeyConfig, Overrides, Secret};
+use super::{ConfigError, Device, Digest, KeyConfig, Overrides, Quantize, Secret};
 
 /// A snapshot of the environment. Holds secrets, hence shows nothing.
 #[derive(Clone, Default)]
@@ -37,28 +37,23 @@ impl Environment {
     ///
     /// # Errors
     /// [`ConfigError::Environment`] for a value of the wrong kind, and for a feature that is
-    /// asked for and not there.
+    /// asked for and not there; [`ConfigError::Conflict`] for two that exclude each other.
     pub fn overrides(&self) -> Result<Overrides, ConfigError> {
-        for (variable, instead) in [
-            (
-                "LOAD_IN_4BIT",
-                "serve a GGUF file of type Q4_K or Q4_0 instead",
-            ),
-            ("LOAD_IN_8BIT", "serve a GGUF file of type Q8_0 instead"),
-            ("USE_FLASH_ATTENTION", "it belongs to the CUDA backend"),
-        ] {
-            if self.flag(variable)? {
-                return Err(ConfigError::Environment {
-                    variable,
-                    message: format!("this version cannot do it yet ({instead}); set it to false"),
-                });
-            }
+        let variable = "USE_FLASH_ATTENTION";
+        if self.flag(variable)? {
+            return Err(ConfigError::Environment {
+                variable,
+                message: "this version cannot do it yet (it belongs to the CUDA backend); set it \
+                          to false"
+                    .to_owned(),
+            });
         }
         let mut overrides = Overrides {
             host: self.host()?,
             port: self.value("PORT", "a port number, 1 to 65535")?,
             model: self.text("MODEL_NAME").map(str::to_owned),
             device: self.device()?,
+            quantize: self.quantize()?,
             context_length: self.value("MODEL_MAX_LENGTH", "a number of tokens above 0")?,
             log_level: self.text("LOG_LEVEL").map(str::to_lowercase),
             max_requests_per_minute: self.value("MAX_REQUESTS_PER_MINUTE", "a number above 0")?,
@@ -141,6 +136,19 @@ impl Environment {
             Some("cpu") => Ok(Some(Device::Cpu)),
             Some("cuda" | "cuda:0" | "gpu") => Ok(Some(Device::Cuda)),
             Some(other) => Err(wrong("DEVICE", other, "auto, cpu or cuda")),
+        }
+    }
+
+    /// A variable that says false leaves the file's word alone: the files that set these
+    /// variables list them all.
+    fn quantize(&self) -> Result<Option<Quantize>, ConfigError> {
+        match (self.flag("LOAD_IN_8BIT")?, self.flag("LOAD_IN_4BIT")?) {
+            (true, true) => Err(ConfigError::Conflict(
+                "LOAD_IN_8BIT and LOAD_IN_4BIT are both true; set one of them to false".to_owned(),
+            )),
+            (true, false) => Ok(Some(Quantize::EightBit)),
+            (false, true) => Ok(Some(Quantize::FourBit)),
+            (false, false) => Ok(None),
         }
     }
 

@@ -175,8 +175,8 @@ pub struct ModelSection {
     pub hub: String,
     /// `auto`, `cpu` or `cuda`. Default `auto`: the best that this machine and this build have.
     pub device: Device,
-    /// `none`; `8bit` and `4bit` at load are refused until they exist (a GGUF file is quantized
-    /// already). Default `none`.
+    /// `8bit` or `4bit`: make the weights of a model in F32, F16 or BF16 smaller while it loads.
+    /// Default `none`; `LOAD_IN_8BIT` and `LOAD_IN_4BIT` go before.
     pub quantize: Quantize,
     /// Threads that compute. Default: one for each physical core.
     pub threads: Option<NonZeroUsize>,
@@ -221,11 +221,11 @@ pub enum Quantize {
     /// As the files have them.
     #[serde(rename = "none")]
     None,
-    /// One byte a weight.
+    /// 8.5 bits a weight.
     #[serde(rename = "8bit")]
     #[value(name = "8bit")]
     EightBit,
-    /// Half a byte a weight.
+    /// About 4.5 bits a weight; 8.5 in the embedding and the output layer.
     #[serde(rename = "4bit")]
     #[value(name = "4bit")]
     FourBit,

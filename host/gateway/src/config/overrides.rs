@@ -28,7 +28,7 @@ pub struct Overrides {
     pub model_name: Option<String>,
     /// `--device`, `DEVICE`.
     pub device: Option<Device>,
-    /// `--quantize`.
+    /// `--quantize`, `LOAD_IN_8BIT`, `LOAD_IN_4BIT`.
     pub quantize: Option<Quantize>,
     /// `--threads`.
     pub threads: Option<NonZeroUsize>,

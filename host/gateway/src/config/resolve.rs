@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     AdminConfig, BindingConfig, Config, ConfigError, Digest, EngineConfig, FailurePolicyName,
-    GrantName, KeyConfig, LogConfig, ModelConfig, Overrides, PluginLimits, PluginsConfig, Quantize,
+    GrantName, KeyConfig, LogConfig, ModelConfig, Overrides, PluginLimits, PluginsConfig,
     RouteConfig, SamplingDefaults, SamplingLimits, SamplingSection, ServerConfig,
     error::nearest,
     file::{BindingSection, ConfigFile, PluginLimitsSection, RouteSection, ServerSection},
@@ -234,11 +234,6 @@ pub(super) fn resolve(
     document: &Document<'_>,
     environment: &Overrides,
 ) -> Result<Config, ConfigError> {
-    if tree.model.quantize != Quantize::None {
-        let message = "quantizing while loading is not there yet; serve a GGUF file instead \
-                       (Q8_0 for 8bit, Q4_K or Q4_0 for 4bit) and leave `quantize` at `none`";
-        return Err(document.invalid("model.quantize", message));
-    }
     let folder = document
         .path
         .and_then(Path::parent)
@@ -297,6 +292,7 @@ pub(super) fn resolve(
             hub: tree.model.hub,
             hub_token: environment.hub_token.clone(),
             device: tree.model.device,
+            quantize: tree.model.quantize,
             threads: tree.model.threads,
             kv_memory_bytes: tree.model.kv_memory_mib.map(|mib| (mib.get() as u64) << 20),
             context_length: tree.model.context_length,

@@ -64,16 +64,55 @@ fn routes_and_keys_must_fit_together() {
 
 #[test]
 fn what_is_not_there_yet_says_so() {
-    insta::assert_snapshot!(message("[model]\nquantize = '4bit'\n"), @"gapura.toml:2:12: quantizing while loading is not there yet; serve a GGUF file instead (Q8_0 for 8bit, Q4_K or Q4_0 for 4bit) and leave `quantize` at `none`");
-    let error = parse_with("", &[("LOAD_IN_4BIT", "true")]).unwrap_err();
-    insta::assert_snapshot!(error.to_string(), @"environment variable LOAD_IN_4BIT: this version cannot do it yet (serve a GGUF file of type Q4_K or Q4_0 instead); set it to false");
-    assert!(
-        parse_with(
-            "",
-            &[("LOAD_IN_4BIT", "False"), ("USE_FLASH_ATTENTION", "0")]
-        )
-        .is_ok()
-    );
+    let error = parse_with("", &[("USE_FLASH_ATTENTION", "true")]).unwrap_err();
+    insta::assert_snapshot!(error.to_string(), @"environment variable USE_FLASH_ATTENTION: this version cannot do it yet (it belongs to the CUDA backend); set it to false");
+    assert!(parse_with("", &[("USE_FLASH_ATTENTION", "0")]).is_ok());
+}
+
+#[test]
+fn weights_are_quantized_as_flag_environment_or_file_say_in_this_order() {
+    let quantize = |toml: &str, variables: &[(&str, &str)], flag: Option<Quantize>| {
+        let flags = Overrides {
+            quantize: flag,
+            ..Overrides::default()
+        };
+        let environment = variables.iter().copied().collect();
+        Config::parse(None, toml, &environment, &flags).map(|config| config.model.quantize)
+    };
+    let file = "[model]\nquantize = '4bit'\n";
+    let expected = [
+        ("", vec![], None, Quantize::None),
+        (file, vec![], None, Quantize::FourBit),
+        (
+            file,
+            vec![("LOAD_IN_8BIT", "True")],
+            None,
+            Quantize::EightBit,
+        ),
+        ("", vec![("LOAD_IN_4BIT", "1")], None, Quantize::FourBit),
+        // A variable that says false is no word against the file.
+        (
+            file,
+            vec![("LOAD_IN_4BIT", "False")],
+            None,
+            Quantize::FourBit,
+        ),
+        (
+            file,
+            vec![("LOAD_IN_8BIT", "1")],
+            Some(Quantize::None),
+            Quantize::None,
+        ),
+    ];
+    for (toml, variables, flag, expected) in expected {
+        let found = quantize(toml, &variables, flag).unwrap();
+        assert_eq!(found, expected, "{toml} {variables:?} {flag:?}");
+    }
+    let error = quantize("", &[("LOAD_IN_8BIT", "1"), ("LOAD_IN_4BIT", "1")], None).unwrap_err();
+    insta::assert_snapshot!(error.to_string(), @"LOAD_IN_8BIT and LOAD_IN_4BIT are both true; set one of them to false");
+    let error = quantize("", &[("LOAD_IN_8BIT", "maybe")], None).unwrap_err();
+    insta::assert_snapshot!(error.to_string(), @"environment variable LOAD_IN_8BIT: `maybe` is not true or false");
+    insta::assert_snapshot!(message("[model]\nquantize = '5bit'\n"), @"gapura.toml:2:12: unknown variant `5bit`, expected one of `none`, `8bit`, `4bit`");
 }
 
 #[test]
