@@ -112,7 +112,7 @@ fn weights_are_quantized_as_flag_environment_or_file_say_in_this_order() {
     insta::assert_snapshot!(error.to_string(), @"LOAD_IN_8BIT and LOAD_IN_4BIT are both true; set one of them to false");
     let error = quantize("", &[("LOAD_IN_8BIT", "maybe")], None).unwrap_err();
     insta::assert_snapshot!(error.to_string(), @"environment variable LOAD_IN_8BIT: `maybe` is not true or false");
-    insta::assert_snapshot!(message("[model]\nquantize = '5bit'\n"), @"gapura.toml:2:12: unknown variant `5bit`, expected one of `none`, `8bit`, `4bit`");
+    insta::assert_snapshot!(message("[model]\nquantize = '5bit'\n"), @"gapura.toml:2:12: unknown value `5bit`, did you mean `4bit`? (known here: none, 8bit, 4bit)");
 }
 
 #[test]
