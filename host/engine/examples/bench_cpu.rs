@@ -1,12 +1,12 @@
 //! Times one model on the CPU and prints JSON; `tests/bench/cpu.py` races it against llama.cpp.
 //!
 //! ```text
-//! echo '{"ids": [2, 651, …], "decode": 128, "warm_up": 8, "batch": 8}' |
+//! echo '{"ids": [2, 651, …], "decode": 128, "warm_up": 8, "together": [[8, 32]]}' |
 //!     bench_cpu MODEL [--threads 1] [--quantize 8bit|4bit]
 //! ```
 //!
-//! Prefill and decode go through the engine, batch 1, greedy; then `batch` streams that decode
-//! together, each after a prompt of the same length.
+//! Prefill and decode go through the engine, batch 1, greedy; then so many streams that decode
+//! together, each behind a prompt of so many tokens.
 
 use std::{
     error::Error,
@@ -31,8 +31,9 @@ struct Request {
     ids: Vec<u32>,
     decode: u32,
     warm_up: usize,
-    /// Streams that decode together; 1 leaves them out.
-    batch: usize,
+    /// Numbers of streams that decode together, and of the prompt tokens of each.
+    #[serde(default)]
+    together: Vec<(usize, usize)>,
 }
 
 #[derive(Serialize)]
@@ -47,12 +48,14 @@ struct Measured {
     peak_rss_bytes: u64,
     kv_bytes: u64,
     greedy: Vec<u32>,
-    batch: Option<Together>,
+    together: Vec<Together>,
 }
 
 /// What streams that decode together gave while all of them did.
 #[derive(Serialize)]
 struct Together {
+    streams: usize,
+    prompt_tokens: usize,
     tokens: usize,
     wall_s: f64,
     cpu_s: f64,
@@ -96,14 +99,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         kv_bytes: kv.full_blocks.total as u64 * layout.full_block_bytes
             + kv.windowed_blocks.total as u64 * layout.windowed_block_bytes,
         greedy: run.greedy,
-        batch: None,
+        together: Vec::new(),
     };
     drop(engine);
-    if request.batch > 1 {
-        measured.batch = Some(together(
-            &engine_for(CpuRunner::load(&path, options)?.runner, request.batch)?,
-            &request,
-        )?);
+    for &(streams, prompt_tokens) in &request.together {
+        let engine = engine_for(CpuRunner::load(&path, options)?.runner, streams)?;
+        let ids = &request.ids[..prompt_tokens];
+        let run = together(&engine, streams, ids, request.decode)?;
+        measured.together.push(run);
     }
     writeln!(io::stdout(), "{}", serde_json::to_string(&measured)?)?;
     Ok(())
@@ -155,19 +158,23 @@ fn generate(engine: &Engine, ids: &[u32], max_tokens: u32) -> Result<Run, Box<dy
     })
 }
 
-/// Has `batch` streams decode at once, and counts from when the last has begun until the first
-/// ends.
-fn together(engine: &Engine, request: &Request) -> Result<Together, Box<dyn Error>> {
+/// Has `streams` decode at once, and counts from when the last has begun until the first ends.
+fn together(
+    engine: &Engine,
+    streams: usize,
+    ids: &[u32],
+    decode: u32,
+) -> Result<Together, Box<dyn Error>> {
     let (tell, told) = mpsc::channel();
     let num_tokens = AtomicUsize::new(0);
     thread::scope(|scope| {
-        for stream in 0..request.batch {
-            let mut ids: Vec<TokenId> = request.ids.iter().map(|id| TokenId(*id)).collect();
+        for stream in 0..streams {
             // Prompts that share nothing, all of the same tokens.
-            ids.rotate_left(stream * request.ids.len() / request.batch);
+            let mut prompt: Vec<TokenId> = ids.iter().map(|id| TokenId(*id)).collect();
+            prompt.rotate_left(stream * ids.len() / streams);
             // Prompts are read one after the other, so that the first is some tokens ahead.
-            let max_tokens = request.decode + 4 * request.batch as u32;
-            let ask = GenerateRequest::greedy("bench", ids, max_tokens);
+            let max_tokens = decode + 4 * (streams - 1) as u32;
+            let ask = GenerateRequest::greedy("bench", prompt, max_tokens);
             let (tell, num_tokens) = (tell.clone(), &num_tokens);
             let mut stream = engine.submit(ask)?;
             scope.spawn(move || {
@@ -184,7 +191,7 @@ fn together(engine: &Engine, request: &Request) -> Result<Together, Box<dyn Erro
                 let _ = tell.send(());
             });
         }
-        for _ in 0..request.batch {
+        for _ in 0..streams {
             told.recv()?;
         }
         let (start, before) = (Clock::now()?, num_tokens.load(Relaxed));
@@ -192,6 +199,8 @@ fn together(engine: &Engine, request: &Request) -> Result<Together, Box<dyn Erro
         let (end, after) = (Clock::now()?, num_tokens.load(Relaxed));
         engine.blocking_shutdown(Duration::ZERO);
         Ok(Together {
+            streams,
+            prompt_tokens: ids.len(),
             tokens: after - before,
             wall_s: end.wall - start.wall,
             cpu_s: end.cpu - start.cpu,
