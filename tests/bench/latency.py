@@ -6,11 +6,11 @@
 - The time to the first token of a prompt whose first 1,500 tokens are known (another request
   began with them) is at most a tenth of that of a prompt that is computed whole.
 - While a prompt of 8,000 tokens arrives, the times between the tokens of eight running streams
-  have a 99th percentile of at most three times the median of the same tokens when these streams
-  run by themselves. (Their own context grows tenfold meanwhile, and with it what a token takes:
-  the median before the arrival is therefore shown, but is no measure of what the prompt does.)
-  The same with steps that are always full stands beside it, to show what the pace of prompts is
-  good for.
+  have a 99th percentile of at most three times their median, and each is at most three times
+  (again at the 99th percentile) that of the same token when the streams run by themselves: their
+  own context grows tenfold meanwhile, and with it what a token takes; so the median before the
+  arrival is shown, but is no measure of what the prompt does. The same with steps that are always
+  full stands beside it, to show what the pace of prompts is good for.
 
 Exit code 1 if a goal is missed. The work is done by host/engine/examples/bench_latency.rs.
 """
@@ -39,12 +39,12 @@ def show(model, threads, result):
           f"{prefix['warm_s'] * 1e3:.1f} ms with {prefix['prefix_tokens']} known: "
           f"{prefix['warm_to_cold']:.3f} (goal {WARM_TO_COLD}): {'ok' if met['prefix'] else 'MISSED'}")
     columns = {"median before": "median_before_s", "median alone": "median_alone_s", "median during": "median_during_s",
-               "p99 during": "p99_during_s", "most during": "most_during_s"}
-    print(f"{'steps, ms':<11}", *(f"{column:>13}" for column in columns), f"{'p99/alone':>9} {'long one after':>15}")
+               "p99 during": "p99_during_s", "most": "most_during_s"}
+    print(f"{'steps, ms':<11}", *(f"{column:>13}" for column in columns), f"{'p99/median':>10} {'p99 slowdown':>12} {'long one after':>15}")
     for name, run in result["arrival"].items():
-        met[name] = run["p99_during_to_median_alone"] <= P99_TO_MEDIAN
+        met[name] = max(run["p99_during_to_median_during"], run["p99_slowdown"]) <= P99_TO_MEDIAN
         print(f"{name:<11}", *(f"{run[key] * 1e3:>13.1f}" for key in columns.values()),
-              f"{run['p99_during_to_median_alone']:>9.2f} {run['long_first_token_s']:>13.1f} s")
+              f"{run['p99_during_to_median_during']:>10.2f} {run['p99_slowdown']:>12.2f} {run['long_first_token_s']:>13.1f} s")
     print(f"goal for paced steps {P99_TO_MEDIAN}: {'ok' if met['paced'] else 'MISSED'}")
     return met["prefix"] and met["paced"]
 

@@ -9,6 +9,7 @@
 //! arithmetic, for the work does not depend on what they say.
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     path::Path,
     sync::mpsc,
@@ -128,8 +129,9 @@ fn prefix(engine: Engine) -> Result<Value, Box<dyn Error>> {
 }
 
 /// Streams run; a long prompt arrives. The times between the tokens of each stream before it,
-/// until its first token, and of the same tokens when the same streams run by themselves: their
-/// context grows meanwhile, and with it what a token takes.
+/// until its first token, and how many times as long these are as between the same tokens when
+/// the same streams run by themselves: their context grows meanwhile, and with it what a token
+/// takes.
 fn arrival(start: impl Fn() -> Result<Engine, Box<dyn Error>>) -> Result<Value, Box<dyn Error>> {
     let engine = start()?;
     let context_length = engine.model().context_length;
@@ -149,32 +151,59 @@ fn arrival(start: impl Fn() -> Result<Engine, Box<dyn Error>>) -> Result<Value, 
     engine.blocking_shutdown(Duration::ZERO);
 
     // The first few tokens come while the streams themselves arrive.
-    let mut before = gaps(&times, |i, at| i >= BEFORE / 4 && at[1] <= arrived);
-    let mut during = gaps(&times, |_, at| at[1] > arrived && at[0] <= answered);
-    let mut alone = gaps(&alone, |i, _| i >= BEFORE);
-    let gaps_during = during.len();
+    let seconds_of = |gaps: &[(usize, f64)]| gaps.iter().map(|gap| gap.1).collect::<Vec<_>>();
+    let before = gaps(&times, |i, at| i >= BEFORE / 4 && at[1] <= arrived);
+    let during = gaps(&times, |_, at| at[1] > arrived && at[0] <= answered);
+    let alone = gaps(&alone, |i, _| i >= BEFORE / 4);
+    let mut slowdowns = slowdowns(&during, &alone);
+    let (mut before, mut during) = (seconds_of(&before), seconds_of(&during));
+    let mut alone = seconds_of(&alone);
+    let (median_before, median_during) = (quantile(&mut before, 0.5), quantile(&mut during, 0.5));
     let p99 = quantile(&mut during, 0.99);
-    let (median_before, median_alone) = (quantile(&mut before, 0.5), quantile(&mut alone, 0.5));
     Ok(json!({
         "streams": STREAMS, "long_prompt_tokens": long, "long_first_token_s": seconds,
-        "tokens_meanwhile": fewest - BEFORE.min(fewest), "gaps_during": gaps_during,
-        "median_before_s": median_before, "median_alone_s": median_alone,
+        "tokens_meanwhile": fewest - BEFORE.min(fewest), "gaps_during": during.len(),
+        "median_before_s": median_before, "median_alone_s": quantile(&mut alone, 0.5),
         "p99_alone_s": quantile(&mut alone, 0.99),
-        "median_during_s": quantile(&mut during, 0.5), "p99_during_s": p99,
+        "median_during_s": median_during, "p99_during_s": p99,
         "most_during_s": quantile(&mut during, 1.0),
+        "median_slowdown": quantile(&mut slowdowns, 0.5),
+        "p99_slowdown": quantile(&mut slowdowns, 0.99),
+        "p99_during_to_median_during": p99 / median_during,
         "p99_during_to_median_before": p99 / median_before,
-        "p99_during_to_median_alone": p99 / median_alone,
     }))
 }
 
-/// Seconds between a stream's tokens `i` and `i + 1`, where `is_meant` says so of `i` and of when
+/// Each of `during` relative to the median of `alone` at about the same token.
+fn slowdowns(during: &[(usize, f64)], alone: &[(usize, f64)]) -> Vec<f64> {
+    /// Tokens of each stream that are looked at together.
+    const SPAN: usize = 16;
+    let mut spans: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for (i, seconds) in alone {
+        spans.entry(i / SPAN).or_default().push(*seconds);
+    }
+    let medians: BTreeMap<usize, f64> = spans
+        .iter_mut()
+        .map(|(span, seconds)| (*span, quantile(seconds, 0.5)))
+        .collect();
+    // The slowest stream's last token is the last that all have by themselves.
+    let compared = during
+        .iter()
+        .filter_map(|(i, seconds)| Some(seconds / medians.get(&(i / SPAN))?));
+    compared.collect()
+}
+
+/// `i`, and the seconds between a stream's tokens `i` and `i + 1`, where `is_meant` says so of `i` and of when
 /// they came.
-fn gaps(times: &[Vec<Instant>], is_meant: impl Fn(usize, [Instant; 2]) -> bool) -> Vec<f64> {
+fn gaps(
+    times: &[Vec<Instant>],
+    is_meant: impl Fn(usize, [Instant; 2]) -> bool,
+) -> Vec<(usize, f64)> {
     let mut gaps = Vec::new();
     for times in times {
         for (i, at) in times.array_windows().enumerate() {
             if is_meant(i, *at) {
-                gaps.push(at[1].duration_since(at[0]).as_secs_f64());
+                gaps.push((i, at[1].duration_since(at[0]).as_secs_f64()));
             }
         }
     }

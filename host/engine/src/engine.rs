@@ -49,7 +49,7 @@ pub struct EngineConfig {
     /// How many times as long as a step that only decodes one with prompts in it may take, as
     /// far as measured: a prompt that arrives slows running answers by no more than this. At
     /// least 1, where prompts get 4 tokens a step while anything decodes; infinite for steps
-    /// that are always full. Default 2.5.
+    /// that are always full. Default 2.2, which keeps the slowest of a hundred below 3.
     pub max_slowdown: f32,
     /// Requests that may wait for a seat; the next one is refused as
     /// [`EngineError::Overloaded`]. Default 256.
@@ -70,7 +70,7 @@ impl Default for EngineConfig {
         Self {
             max_num_seqs: 64,
             max_batched_tokens: 256,
-            max_slowdown: 2.5,
+            max_slowdown: 2.2,
             max_queued: 256,
             kv_bytes: 1 << 30,
             context_length: None,

@@ -380,8 +380,8 @@ fn scores<S: Simd, const T: usize>(
     for (i, [key_even, key_odd]) in pairs.iter().enumerate() {
         let (key_even, key_odd) = (s.load(key_even), s.load(key_odd));
         for lines in next.iter().filter_map(|next| next.get(2 * i..2 * i + 2)) {
-            s.prefetch_lanes(&lines[0]);
-            s.prefetch_lanes(&lines[1]);
+            s.prefetch(lines[0].as_ptr().cast());
+            s.prefetch(lines[1].as_ptr().cast());
         }
         for t in 0..T {
             even[t] = s.fma(s.splat(q[t][2 * i]), key_even, even[t]);

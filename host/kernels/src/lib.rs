@@ -26,6 +26,7 @@ mod parallel;
 mod quantize;
 mod rope;
 mod simd;
+mod softmax;
 #[cfg(test)]
 mod test_support;
 mod weight_type;
@@ -43,4 +44,5 @@ pub use norm::rms_norm;
 pub use quantize::quantize;
 pub use rope::{RopeAngles, RopeStyle, rope, rope_with};
 pub use simd::limit_instruction_set;
+pub use softmax::{exp_weights, greatest};
 pub use weight_type::WeightType;

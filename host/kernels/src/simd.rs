@@ -127,11 +127,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// The largest, by [`max`](Self::max) in the order of [`sum`](Self::sum).
     fn largest(self, a: Self::Lanes) -> f32;
 
-    /// Asks for the cache line at `offset`, which may lie outside `bytes`, for the second-level
-    /// cache.
-    fn prefetch(self, bytes: &[u8], offset: usize);
-    /// Asks for `values`, for the second-level cache.
-    fn prefetch_lanes(self, values: &[f32; LANES]);
+    /// Asks for the cache line at `address`, which may be any, for the second-level cache.
+    fn prefetch(self, address: *const u8);
 
     /// Up to 16 values, zeros behind them.
     #[inline(always)]

@@ -70,8 +70,12 @@ pub(super) fn cut(weights: &[f32], params: &SamplingParams) -> Cut {
 
 /// Masses by weight tell about where the nucleus ends; only what lies there is compared.
 fn nucleus_cut(weights: &[f32], top_p: f32) -> Cut {
-    let masses = Masses::of(weights);
-    let mass = f64::from(top_p) * masses.total();
+    let total = weights::total(weights, |weight| weight);
+    let mass = f64::from(top_p) * total;
+    // Tokens lighter than this weigh, all together, less than top-p leaves out; a little less,
+    // for rounding.
+    let negligible = (total - mass) / weights.len() as f64 * (1.0 - 1e-6);
+    let masses = Masses::of(weights, negligible as f32);
     let Some(edge) = masses.reaching(mass) else {
         return Cut::NONE;
     };

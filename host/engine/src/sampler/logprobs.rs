@@ -48,7 +48,7 @@ fn logprob_of(logits: &[f32], id: TokenId, log_total: f32) -> f32 {
 }
 
 fn log_sum_exp(logits: &[f32]) -> f32 {
-    let greatest = weights::greatest(logits);
+    let greatest = gapura_kernels::greatest(logits);
     let total = weights::total(logits, |logit| weights::exp(logit - greatest));
     (f64::from(greatest) + total.ln()) as f32
 }

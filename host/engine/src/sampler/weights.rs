@@ -1,5 +1,5 @@
-//! Scans over a row of logits or weights, written so that compilers make vector instructions of them. All
-//! arithmetic is the same on every machine: a seed draws the same tokens everywhere.
+//! Scans over a row of logits or weights, written so that compilers make vector instructions of
+//! them. All arithmetic is the same on every machine: a seed draws the same tokens everywhere.
 
 use std::ops::RangeInclusive;
 
@@ -36,9 +36,7 @@ impl Weigher {
 
     /// Makes weights of all logits.
     pub(super) fn weigh(self, logits: &mut [f32]) {
-        for logit in logits {
-            *logit = self.weight(*logit);
-        }
+        gapura_kernels::exp_weights(logits, self.greatest, self.temperature);
     }
 }
 
@@ -70,23 +68,17 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// The greatest logit and its id, the lowest of several. NaN is never the greatest.
 pub(super) fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
-    let greatest = greatest(logits);
-    let id = logits.iter().position(|logit| *logit == greatest)?;
-    greatest.is_finite().then_some((id as u32, greatest))
-}
-
-/// -∞ if nothing is greater.
-pub(super) fn greatest(logits: &[f32]) -> f32 {
-    let (chunks, rest) = logits.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for (lane, logit) in lanes.iter_mut().zip(chunk) {
-            *lane = if *logit > *lane { *logit } else { *lane };
-        }
-    }
-    let of = |greatest: f32, logit: &f32| if *logit > greatest { *logit } else { greatest };
-    rest.iter()
-        .fold(lanes.iter().fold(f32::NEG_INFINITY, of), of)
+    let greatest = gapura_kernels::greatest(logits);
+    let holds = |group: &[f32]| {
+        group
+            .iter()
+            .fold(false, |found, l| found | (*l == greatest))
+    };
+    let group = logits.chunks(LANES).position(holds)? * LANES;
+    let offset = logits[group..].iter().position(|l| *l == greatest)?;
+    greatest
+        .is_finite()
+        .then_some(((group + offset) as u32, greatest))
 }
 
 /// The candidates of certain weights, in the order of ids.
@@ -134,22 +126,25 @@ pub(super) struct Edge {
 }
 
 impl Masses {
-    /// Of `weights`, each in [0, 1].
-    pub(super) fn of(weights: &[f32]) -> Self {
+    /// Of `weights`, each in [0, 1]; of groups that are all below `negligible` nothing.
+    pub(super) fn of(weights: &[f32], negligible: f32) -> Self {
         // Neighbours often fall into the same bucket: in four rows, no sum waits for the last.
         let mut rows = vec![[0.0_f64; 4]; NUM_BUCKETS];
-        for weights in weights.chunks(4) {
-            for (row, weight) in weights.iter().enumerate() {
-                rows[bucket(*weight)][row] += f64::from(*weight);
+        for group in weights.chunks(LANES) {
+            let is_heavy = |weight: f32| weight >= negligible;
+            if !group
+                .iter()
+                .fold(false, |found, weight| found | is_heavy(*weight))
+            {
+                continue;
+            }
+            for (index, weight) in group.iter().enumerate() {
+                rows[bucket(*weight)][index % 4] += f64::from(*weight);
             }
         }
         Self {
             buckets: rows.iter().map(|rows| rows.iter().sum()).collect(),
         }
-    }
-
-    pub(super) fn total(&self) -> f64 {
-        self.buckets.iter().sum()
     }
 
     /// The bucket in which the sum of the heaviest reaches `mass`, or the last with anything in
@@ -293,8 +288,7 @@ mod tests {
 
     #[test]
     fn masses_tell_where_a_sum_is_reached() {
-        let masses = Masses::of(&[0.25, 0.0, 1.0, 0.5, 0.25, 0.25]);
-        assert_eq!(masses.total(), 2.25);
+        let masses = Masses::of(&[0.25, 0.0, 1.0, 0.5, 0.25, 0.25], 0.0);
         for (mass, heavier, weight) in [
             (0.0, 0.0, 1.0),
             (1.0, 0.0, 1.0),
@@ -306,6 +300,6 @@ mod tests {
             assert_eq!(edge.heavier, heavier, "{mass}");
             assert!(edge.weights.contains(&weight), "{mass}");
         }
-        assert_eq!(Masses::of(&[0.0; 3]).reaching(0.5), None);
+        assert_eq!(Masses::of(&[0.0; 3], 0.0).reaching(0.5), None);
     }
 }

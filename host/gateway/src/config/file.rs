@@ -244,7 +244,7 @@ pub struct EngineSection {
     pub max_step_tokens: NonZeroUsize,
     /// How many times as long as a step of answers alone one with prompts in it may take, 1 or
     /// more: a prompt that arrives slows running streams by no more than this, and is read in
-    /// smaller parts for it. `inf` for steps that are always full. Default 2.5.
+    /// smaller parts for it. `inf` for steps that are always full. Default 2.2.
     pub max_slowdown: f64,
     /// Keep what ended requests have computed, for those that begin alike, as long as nobody
     /// needs the room. Default true.
@@ -260,7 +260,7 @@ impl Default for EngineSection {
             max_queued: count(256),
             max_num_seqs: count(64),
             max_step_tokens: count(256),
-            max_slowdown: 2.5,
+            max_slowdown: 2.2,
             prefix_cache: true,
             sim_step_ms: 0.0,
         }

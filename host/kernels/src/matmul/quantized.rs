@@ -3,7 +3,8 @@
 //! Formula, for a row of weights and a token, over blocks of 32 columns in order:
 //! `sum = fma(dot(codes, x.codes) - bias * sum(x.codes), scale * x.scale, sum)`, then for
 //! formats with a minimum `sum = fma(min, x.scale * sum(x.codes), sum)`. Formats that scale 16
-//! columns do either for the first 16, then for the last. The dot product is of integers, so exact; the rest is f32 in this one order, for one token and for a thousand.
+//! columns do either for the first 16, then for the last. The dot product is of integers, so
+//! exact; the rest is f32 in this one order, for one token and for a thousand.
 //!
 //! Rows lie side by side in a vector, a token's codes are broadcast: no sum runs across lanes.
 
@@ -133,7 +134,7 @@ impl<F: Format> Quantized<'_, F> {
             for block in 0..stride / F::BLOCK_BYTES {
                 for line in 0..(S::ROWS * F::BLOCK_BYTES).div_ceil(CACHE_LINE) {
                     let offset = block * S::ROWS * F::BLOCK_BYTES + line * CACHE_LINE;
-                    s.prefetch(self.w.data(), next_group + offset);
+                    s.prefetch(self.w.data().as_ptr().wrapping_add(next_group + offset));
                 }
                 F::unpack(s, rows, block * F::BLOCK_BYTES, &mut sums);
             }
@@ -161,7 +162,8 @@ impl<F: Format> Quantized<'_, F> {
                 // As for one token: a chunk's share of the next groups.
                 let share = |at: usize| set_bytes * at / blocks_per_row;
                 for offset in (share(chunk.start)..share(chunk.end)).step_by(CACHE_LINE) {
-                    s.prefetch(self.w.data(), (first + G) * S::ROWS * stride + offset);
+                    let next = (first + G) * S::ROWS * stride + offset;
+                    s.prefetch(self.w.data().as_ptr().wrapping_add(next));
                 }
                 for g in 0..G {
                     // An odd group at the end is paired with itself.

@@ -319,17 +319,8 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, bytes: &[u8], offset: usize) {
+    fn prefetch(self, address: *const u8) {
         // A prefetch reads nothing that the program could see, and never faults.
-        with!(
-            self,
-            _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(offset).cast())
-        );
-    }
-
-    #[inline(always)]
-    fn prefetch_lanes(self, values: &[f32; LANES]) {
-        // A prefetch reads nothing that the program could see, and never faults.
-        with!(self, _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().cast()));
+        with!(self, _mm_prefetch::<_MM_HINT_T1>(address.cast()));
     }
 }

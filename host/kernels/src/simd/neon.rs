@@ -446,14 +446,13 @@ impl<const DOTPROD: bool> Simd for Neon<DOTPROD> {
     }
 
     #[inline(always)]
-    fn prefetch(self, bytes: &[u8], offset: usize) {
-        let line = bytes.as_ptr().wrapping_add(offset);
+    fn prefetch(self, address: *const u8) {
         // The intrinsic `_prefetch` is not stable.
         // SAFETY: a prefetch reads nothing that the program could see, and never faults.
         unsafe {
             asm!(
-                "prfm pldl2keep, [{line}]",
-                line = in(reg) line,
+                "prfm pldl2keep, [{address}]",
+                address = in(reg) address,
                 options(nostack, preserves_flags, readonly),
             );
         }

@@ -239,8 +239,5 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn prefetch(self, _bytes: &[u8], _offset: usize) {}
-
-    #[inline(always)]
-    fn prefetch_lanes(self, _values: &[f32; LANES]) {}
+    fn prefetch(self, _address: *const u8) {}
 }
