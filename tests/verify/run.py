@@ -21,39 +21,53 @@ sys.path.insert(0, str(REPO / "tests/tokenizer"))
 
 import fetch_gemma2  # noqa: E402
 
-# Gate, the tests that are it (a regular expression on their names), the lines that measure it.
+# Gate, the tests that are it (a regular expression on binary::test), the lines that measure it,
+# and how many of these there are at least.
 GATES = [
-    ("f32 goldens", r"^golden::(gemma2|gemma3|llama)|^loading::a_gguf_file", "f32, "),
-    ("alone = batched", r"^exactness::(batched|seeded)", "alone = batched|seeded"),
-    ("chunked = whole", r"^exactness::small_chunks", "chunked = whole"),
-    ("preempted = not", r"^exactness::preempted", "preempted = not"),
-    ("prefix hit = cold", r"^exactness::answers_(after_a_prefix_hit|with_scarce)", "prefix hit"),
-    ("prefill = decode", r"^exactness::scoring", None),
-    ("paged = contiguous", r"^attention::tests::", None),
-    ("kernels = reference", r"^(matmul|norm|rope|activation_fn|elementwise|kv|activations|dequantize|simd)::.*tests::", None),
-    ("sampler, chi-squared", r"^sampler::|^sampling::", "sampler|temperature"),
-    ("tokenizer", r"^tokenizers::|^tokenizer::", "tokenizer"),
-    ("streaming text, every split point", r"^text_stream::", None),
-    ("scheduler and pools", r"^(scheduler|kv_cache|engine)::", None),
+    ("f32 goldens", r"^models::(golden::(gemma2|gemma3|llama)|loading::a_gguf_file)", "f32, ", 3),
+    ("alone = batched", r"^models::exactness::(batched|seeded)", "alone = batched|seeded", 2),
+    ("chunked = whole", r"^models::exactness::small_chunks", "chunked = whole", 1),
+    ("preempted = not", r"^models::exactness::preempted", "preempted = not", 1),
+    ("prefix hit = cold", r"^models::exactness::answers_(after_a_prefix_hit|with_scarce)", "prefix hit", 1),
+    ("prefill = decode", r"^models::exactness::scoring", None, 0),
+    ("quantized: exact in batches, near float32", r"^models::quantized::|^gapura_kernels::quantize::", "wide random", 2),
+    ("paged = contiguous", r"^gapura_kernels::attention::tests::", None, 0),
+    ("kernels = reference", r"^gapura_kernels::(matmul|norm|rope|activation_fn|elementwise|kv|activations|dequantize|simd|softmax)::", None, 0),
+    ("sampler, chi-squared", r"^gapura_engine::sampler::|^models::sampling::", "sampler|temperature", 5),
+    ("grammar", r"^gapura_engine::grammar::|^models::constrained::", None, 0),
+    ("tokenizer", r"^models::tokenizers::|^gapura_engine::tokenizer::", "tokenizer", 3),
+    ("streaming text, every split point", r"^gapura_engine::text_stream::", None, 0),
+    ("scheduler and pools", r"^gapura_engine::(scheduler|kv_cache|engine)::", None, 0),
 ]
 
 
 def run_tests():
-    """{test: passed} and the measuring lines of the engine's and the kernels' tests."""
+    """{binary::test: passed}, the measuring lines, and whether every binary came to its end."""
     command = ["cargo", "test", "--release", "--locked", "--workspace", "--no-fail-fast", "--lib", "--test", "models", "--", "--show-output"]
-    done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, text=True)
-    tests = {name: verdict == "ok" for name, verdict in re.findall(r"^test (\S+) \.\.\. (ok|FAILED)$", done.stdout, re.M)}
+    done = subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    tests, binary = {}, None
+    for line in done.stdout.splitlines():
+        if running := re.match(r"\s+Running .*/([^/]+)-[0-9a-f]{16}\)$", line):
+            binary = running[1]
+        elif result := re.match(r"test (\S+) \.\.\. (ok|FAILED)$", line):
+            tests[f"{binary}::{result[1]}"] = result[2] == "ok"
     lines = [tuple(part.strip() for part in line.split("|")) for line in re.findall(r"^gate: (.*)$", done.stdout, re.M)]
     if not tests:
-        sys.exit("verify: no test ran")
-    return tests, sorted(set(lines))
+        sys.exit(f"verify: no test ran\n{done.stdout[-4000:]}")
+    return tests, sorted(set(lines)), done.returncode == 0
 
 
-def row(gate, pattern, measure, tests, lines):
+def row(gate, pattern, measure, num_measured, tests, lines):
     names = [name for name in tests if re.search(pattern, name)]
     red = [name for name in names if not tests[name]]
-    verdict = "RED: " + ", ".join(red) if red else "ok" if names else "RED: no such test ran"
     measured = [line for line in lines if measure and re.match(measure, line[0])]
+    verdict = "ok"
+    if red:
+        verdict = "RED: " + ", ".join(red)
+    elif not names:
+        verdict = "RED: no such test ran"
+    elif len(measured) < num_measured:
+        verdict = f"RED: {len(measured)} of {num_measured} measurements"
     return {"gate": gate, "tests": len(names), "verdict": verdict,
             "measured": [{"what": what, "measured": value, "tolerance": tolerance} for what, value, tolerance in measured]}
 
@@ -72,8 +86,11 @@ def main():
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     fetch_gemma2.fetch()
-    tests, lines = run_tests()
+    tests, lines, all_passed = run_tests()
     rows = [row(*gate, tests, lines) for gate in GATES]
+    # A test of no gate, or a binary that died with its tests unseen.
+    rows.append({"gate": "every test of engine and kernels", "tests": len(tests), "measured": [],
+                 "verdict": "ok" if all_passed else "RED"})
     if args.llamacpp:
         rows.append(llamacpp())
     print(f"{'gate':<62} {'measured':>20} {'tolerance':>10}  verdict")

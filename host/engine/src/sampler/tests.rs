@@ -56,6 +56,12 @@ fn chi_square_of(logits: &[f32], context: &DrawContext<'_>, expected: &[f64]) ->
     sum
 }
 
+/// χ² of a million draws is below its 99.9 % quantile.
+fn gate(what: &str, found: f64, limit: f64) {
+    println!("gate: sampler, a million draws, {what} | {found:.2} | {limit:.2}");
+    assert!(found < limit, "χ² is {found}, the limit {limit}");
+}
+
 fn softmax(logits: &[f64]) -> Vec<f64> {
     let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
     logits.iter().map(|logit| logit.exp() / total).collect()
@@ -71,7 +77,7 @@ fn a_million_draws_follow_the_distribution() {
     let expected = softmax(&logits.map(|logit| f64::from(logit) / 0.8));
     // 7 degrees of freedom, p = 1e-3.
     let found = chi_square(&logits, &params, &expected);
-    assert!(found < 24.32, "χ² is {found}");
+    gate("temperature 0.8", found, 24.32);
 }
 
 #[test]
@@ -88,14 +94,14 @@ fn a_million_filtered_draws_follow_the_renormalised_distribution() {
     let expected = [0.15 / 0.85, 0.4 / 0.85, 0.0, 0.3 / 0.85, 0.0];
     // 2 degrees of freedom, p = 1e-3.
     let found = chi_square(&logits, &params, &expected);
-    assert!(found < 13.82, "χ² is {found}");
+    gate("top-k and top-p", found, 13.82);
     let params = SamplingParams {
         min_p: 0.5,
         ..params
     };
     // 1 degree of freedom, p = 1e-3.
     let found = chi_square(&logits, &params, &[0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0]);
-    assert!(found < 10.83, "χ² is {found}");
+    gate("top-k, top-p and min-p", found, 10.83);
 }
 
 /// Everything that changes a distribution, at once: bias, penalties, a grammar, a ban,
@@ -184,8 +190,11 @@ fn a_million_draws_through_everything_follow_the_exact_distribution() {
     );
 
     let found = chi_square_of(&logits, &context, &expected);
-    let limit = chi_square_limit(survivors.len() - 1);
-    assert!(found < limit, "χ² is {found}, the limit {limit}");
+    gate(
+        "everything at once",
+        found,
+        chi_square_limit(survivors.len() - 1),
+    );
 }
 
 /// Without filters draws come from all of the vocabulary, block by block.
@@ -200,8 +209,7 @@ fn a_million_draws_from_a_wide_vocabulary_follow_the_distribution() {
     };
     let scaled: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) / 1.3).collect();
     let found = chi_square(&logits, &params, &softmax(&scaled));
-    let limit = chi_square_limit(4999);
-    assert!(found < limit, "χ² is {found}, the limit {limit}");
+    gate("5,000 entries", found, chi_square_limit(4999));
 }
 
 /// The quantile of p = 1e-3, by Wilson and Hilferty; within 1 % from ten degrees on.
