@@ -131,8 +131,8 @@ fn quantized_models_stay_near_the_unquantized_one() {
         let found = alone(&start_quantized(path, cold(), mode));
         distance(&found, &expected)
     });
-    println!("gate: wide random Gemma 2, mean |Δlogprob|, 8bit | {eight} | 0.1");
-    println!("gate: wide random Gemma 2, mean |Δlogprob|, 4bit | {four} | 0.7");
+    println!("gate: wide random Gemma 2, mean absolute Δlogprob, 8bit | {eight} | 0.1");
+    println!("gate: wide random Gemma 2, mean absolute Δlogprob, 4bit | {four} | 0.7");
     assert!(eight < 0.1, "{eight}");
     assert!(four < 0.7, "{four}");
     assert!(eight < four, "{eight} {four}");
