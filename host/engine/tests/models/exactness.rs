@@ -7,9 +7,10 @@ use crate::support::{Answer, FIXTURES, fixture, greedy, run_together, scored, st
 
 const ANSWER_TOKENS: u32 = 60;
 
-/// Prompts of many lengths, about the edges of pages and windows.
+/// Prompts of many lengths, about the edges of pages and windows; that of 20 and its answer end with
+/// a page.
 fn prompts() -> Vec<Vec<u32>> {
-    [1, 2, 15, 16, 17, 31, 47, 48, 49, 99, 150]
+    [1, 2, 15, 16, 17, 20, 31, 47, 48, 49, 99, 150]
         .into_iter()
         .enumerate()
         .map(|(n, len)| {
@@ -146,12 +147,14 @@ fn answers_after_a_prefix_hit_equal_those_computed_cold() {
             &run_together(&engine, requests()),
             &cold,
         );
-        // The answer so far belongs to the next turn's prompt.
+        // The answer so far belongs to the next turn's prompt. Its last token was never computed,
+        // also where it fills a page.
         let longer = |answers: &[Answer]| -> Vec<GenerateRequest> {
             let turns = prompts().into_iter().zip(answers);
             turns
                 .map(|(prompt, answer)| {
-                    let tokens: Vec<u32> = prompt.into_iter().chain(answer.ids()).collect();
+                    let said = prompt.into_iter().chain(answer.ids());
+                    let tokens: Vec<u32> = said.chain([7, 8, 9]).collect();
                     greedy(&tokens, 20)
                 })
                 .collect()
