@@ -15,6 +15,7 @@ mod activation_fn;
 mod activations;
 mod attention;
 mod dequantize;
+pub mod device;
 mod elementwise;
 mod error;
 mod kv;
