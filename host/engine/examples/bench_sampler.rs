@@ -64,9 +64,9 @@ impl ModelRunner for Rows {
 
     fn collect(&mut self) -> Result<StepOutput, RunnerError> {
         self.handed_out = Some(Instant::now());
-        self.next.take().ok_or(RunnerError {
-            message: "nothing was submitted".into(),
-        })
+        self.next
+            .take()
+            .ok_or(RunnerError::new("nothing was submitted"))
     }
 }
 

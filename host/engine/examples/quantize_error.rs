@@ -12,12 +12,11 @@ use std::{
     error::Error,
     io::{self, Write},
     path::Path,
-    sync::Arc,
 };
 
 use gapura_engine::{
     BLOCK_TOKENS, Batch, BatchSequence, BlockId, CpuOptions, CpuRunner, KvPlan, ModelRunner,
-    OutputRows, Quantization, RowOutput, SamplingInput, SamplingParams, TokenId,
+    OutputRows, Quantization, RowOutput, SamplingInput, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -155,17 +154,12 @@ fn logprobs(
     runner.submit(&Batch {
         sequences: vec![BatchSequence {
             tokens: ids.iter().map(|id| TokenId(*id)).collect(),
+            follows: None,
             first_position,
             full_blocks: blocks.clone().collect(),
             windowed_blocks: blocks.map(Some).collect(),
             output: OutputRows::All,
-            sampling: SamplingInput {
-                params: Arc::new(SamplingParams::default()),
-                seed: 0,
-                num_prompt_tokens: first_position + ids.len(),
-                logprobs: None,
-                needs_logits: false,
-            },
+            sampling: SamplingInput::default(),
         }],
     })?;
     let rows = runner.collect()?.rows.remove(0);

@@ -13,12 +13,11 @@ use std::{
     error::Error,
     io::{self, Write},
     path::PathBuf,
-    sync::Arc,
 };
 
 use gapura_engine::{
     BLOCK_TOKENS, Batch, BatchSequence, BlockId, CpuModel, CpuOptions, CpuRunner, KvPlan,
-    ModelRunner, OutputRows, RowOutput, SamplingInput, SamplingParams, TokenId,
+    ModelRunner, OutputRows, RowOutput, SamplingInput, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -143,17 +142,12 @@ fn step(
     runner.submit(&Batch {
         sequences: vec![BatchSequence {
             tokens: ids.iter().map(|id| TokenId(*id)).collect(),
+            follows: None,
             first_position,
             full_blocks: blocks.clone().collect(),
             windowed_blocks: blocks.map(Some).collect(),
             output: OutputRows::All,
-            sampling: SamplingInput {
-                params: Arc::new(SamplingParams::default()),
-                seed: 0,
-                num_prompt_tokens: first_position + ids.len(),
-                logprobs: None,
-                needs_logits: false,
-            },
+            sampling: SamplingInput::default(),
         }],
     })?;
     let rows = runner.collect()?.rows.remove(0);

@@ -26,10 +26,11 @@ use crate::{
     kv_cache::BlockDemand,
     request::{GenerateRequest, TokenEvent},
     runner::{
-        Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, RunnerError, RunnerFactory, StepOutput,
+        Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, OutputRows, RunnerError,
+        RunnerFactory, StepOutput,
     },
     scheduler::{Scheduler, SchedulerLimits, Step},
-    sequence::SequenceId,
+    sequence::{Sequence, SequenceId},
     stats::{QueueSlot, SharedStats, SharedUsage},
     token_stream::DroppedStreams,
 };
@@ -95,6 +96,8 @@ pub(crate) struct EngineLoop {
     /// open.
     seeds: RandomState,
     num_received: u64,
+    /// Begun before the one before it was collected.
+    in_flight: Option<Step>,
     /// Set once no new requests are taken.
     deadline: Option<Instant>,
 }
@@ -136,6 +139,7 @@ impl EngineLoop {
             stats,
             seeds: RandomState::new(),
             num_received: 0,
+            in_flight: None,
             deadline: None,
         }
     }
@@ -172,6 +176,7 @@ impl EngineLoop {
         }
         self.scheduler = Scheduler::new(self.limits.clone(), &self.layout, self.plan);
         // A step may be under way in it.
+        self.in_flight = None;
         self.lose_runner();
         self.restarts.are_possible()
     }
@@ -184,15 +189,26 @@ impl EngineLoop {
             self.publish();
             return turn;
         }
-        let step = self.schedule();
-        if step.ids.is_empty() {
-            self.publish();
-            let is_idle = self.clients.is_empty();
-            return if is_idle { Turn::Idle } else { Turn::AllPaused };
-        }
-        self.release_queue_slots(&step);
-        self.scheduler.begin_masks(&step, &self.masks);
-        match self.execute(&step.batch) {
+        let (step, begun) = match self.in_flight.take() {
+            Some(step) => (step, Ok(())),
+            None => {
+                let step = self.schedule();
+                if step.ids.is_empty() {
+                    self.publish();
+                    let is_idle = self.clients.is_empty();
+                    return if is_idle { Turn::Idle } else { Turn::AllPaused };
+                }
+                self.release_queue_slots(&step);
+                self.scheduler.begin_masks(&step, &self.masks);
+                let begun = self.submit(&step.batch).and_then(|()| self.mask(&step));
+                (step, begun)
+            }
+        };
+        let ahead = match begun {
+            Ok(()) => self.run_ahead(&step),
+            Err(_) => None,
+        };
+        match begun.and_then(|()| self.collect(&step.batch)) {
             Ok(output) => {
                 let (results, failed) = draw::results(&self.scheduler, &step, output);
                 self.fail(failed);
@@ -201,9 +217,17 @@ impl EngineLoop {
                 // First, so that whoever has read an answer's end finds its blocks free.
                 self.publish();
                 self.deliver(events);
+                self.go_on_with(ahead);
             }
             Err(error) => {
                 self.fail_step(&step, &error);
+                if let Some(ahead) = ahead {
+                    self.fail_step(&ahead, &error);
+                    // What it computed is of no use; the runner is not to think it under way.
+                    if self.runner.is_some() {
+                        let _ = self.collect(&ahead.batch);
+                    }
+                }
                 if self.runner.is_none() {
                     self.scheduler.lose_kv(&self.layout, self.plan);
                 }
@@ -211,6 +235,65 @@ impl EngineLoop {
         }
         self.publish();
         Turn::Step
+    }
+
+    /// The step that was begun ahead: now its masks can be known.
+    fn go_on_with(&mut self, ahead: Option<Step>) {
+        let Some(ahead) = ahead else {
+            return;
+        };
+        match self.mask(&ahead) {
+            Ok(()) => self.in_flight = Some(ahead),
+            Err(error) => {
+                self.fail_step(&ahead, &error);
+                if self.runner.is_none() {
+                    self.scheduler.lose_kv(&self.layout, self.plan);
+                }
+            }
+        }
+    }
+
+    /// Tells the runner what may be drawn of the rows that it draws itself within a grammar.
+    fn mask(&mut self, step: &Step) -> Result<(), RunnerError> {
+        let Some(runner) = &self.runner else {
+            return Ok(());
+        };
+        let is_due = |part: &BatchSequence| {
+            let sampling = &part.sampling;
+            part.output == OutputRows::Last && sampling.is_masked && runner.draws(sampling)
+        };
+        let parts = &step.batch.sequences;
+        if !parts.iter().any(is_due) {
+            return Ok(());
+        }
+        let of_part = |(&id, part): (&SequenceId, &BatchSequence)| match is_due(part) {
+            true => self.scheduler.running_sequence(id).and_then(Sequence::mask),
+            false => None,
+        };
+        let masks: Vec<_> = step.ids.iter().zip(parts).map(of_part).collect();
+        self.guarded(|runner| runner.mask(&masks))
+    }
+
+    /// Begins the step after `step`, which is under way, if it can be told what it computes.
+    fn run_ahead(&mut self, step: &Step) -> Option<Step> {
+        let runner = self.runner.as_ref()?;
+        let clients = &self.clients;
+        let ahead = self.scheduler.schedule_ahead(
+            step,
+            Instant::now(),
+            |id| {
+                clients
+                    .get(&id)
+                    .is_some_and(|client| client.events.capacity() >= 2 * MAX_EVENTS_PER_STEP)
+            },
+            |input| runner.draws(input),
+        )?;
+        match self.submit(&ahead.batch) {
+            Ok(()) => Some(ahead),
+            // The step that is under way tells what is wrong, or this one does when it is tried
+            // again.
+            Err(_) => None,
+        }
     }
 
     /// Takes in what has arrived, sleeping first if the last turn found nothing to do. False
@@ -320,35 +403,43 @@ impl EngineLoop {
         }
     }
 
-    /// Runs a step. A panic of the runner fails the step, and the runner is gone if there can
-    /// be another one.
-    fn execute(&mut self, batch: &Batch) -> Result<StepOutput, RunnerError> {
-        let Some(runner) = &mut self.runner else {
-            return Err(RunnerError {
-                message: "there is no runner".into(),
-            });
-        };
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            runner.submit(batch)?;
-            runner.collect()
-        }));
-        let output = match outcome {
-            Ok(output) => output?,
-            Err(panic) => {
-                if self.restarts.are_possible() {
-                    self.lose_runner();
-                }
-                let message = format!("the runner panicked: {}", panic_message(&*panic));
-                return Err(RunnerError { message });
-            }
-        };
+    fn submit(&mut self, batch: &Batch) -> Result<(), RunnerError> {
+        self.guarded(|runner| runner.submit(batch))
+    }
+
+    fn collect(&mut self, batch: &Batch) -> Result<StepOutput, RunnerError> {
+        let output = self.guarded(|runner| runner.collect())?;
         let wanted = batch.sequences.iter().map(BatchSequence::num_output_rows);
         if !output.rows.iter().map(Vec::len).eq(wanted) {
-            return Err(RunnerError {
-                message: "the runner returned other rows than the batch asked for".into(),
-            });
+            return Err(RunnerError::new(
+                "the runner returned other rows than the batch asked for",
+            ));
         }
         Ok(output)
+    }
+
+    /// Calls the runner. A panic is an error; after it, and after an error that leaves the runner
+    /// unable to go on, the runner is gone if there can be another one.
+    fn guarded<T>(
+        &mut self,
+        call: impl FnOnce(&mut dyn ModelRunner) -> Result<T, RunnerError>,
+    ) -> Result<T, RunnerError> {
+        let Some(runner) = &mut self.runner else {
+            return Err(RunnerError::new("there is no runner"));
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut **runner)));
+        let error = match outcome {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error,
+            Err(panic) => RunnerError {
+                message: format!("the runner panicked: {}", panic_message(&*panic)),
+                is_lost: true,
+            },
+        };
+        if error.is_lost && self.restarts.are_possible() {
+            self.lose_runner();
+        }
+        Err(error)
     }
 
     /// Lets the runner go, which frees its KV cache.

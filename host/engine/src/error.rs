@@ -186,6 +186,34 @@ pub enum LoadError {
         #[source]
         reason: KernelError,
     },
+    /// A tensor holds a value that is infinite or not a number.
+    #[error("tensor `{tensor}` has values that are infinite or not a number: the file is damaged")]
+    NotFinite {
+        /// The first such tensor.
+        tensor: String,
+    },
+    /// The device refused or failed.
+    #[error(transparent)]
+    Device(#[from] gapura_kernels::device::DeviceError),
+    /// The device has not the memory that the model needs.
+    #[error(
+        "the model needs {required_bytes} bytes of device memory ({weight_bytes} for its weights, \
+         {workspace_bytes} to compute in, {kv_bytes} for one sequence's keys and values), \
+         {available_bytes} are free: quantize it (`--quantize 8bit` or `4bit`), or lower \
+         `context_length`, `max_num_seqs` or `max_step_tokens`"
+    )]
+    NotEnoughDeviceMemory {
+        /// All of the following.
+        required_bytes: u64,
+        /// As they will lie on the device.
+        weight_bytes: u64,
+        /// Activations and logits of the largest step.
+        workspace_bytes: u64,
+        /// Of one sequence of the least useful length.
+        kv_bytes: u64,
+        /// What the device has free.
+        available_bytes: u64,
+    },
     /// The machine has not the memory that the model needs.
     #[error(
         "the model needs {required_bytes} bytes of memory, {available_bytes} are available; {advice}"

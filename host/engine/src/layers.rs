@@ -13,7 +13,7 @@ mod rms_norm;
 mod rope;
 mod step;
 
-pub(crate) use attention::Attention;
+pub(crate) use attention::{Attention, KvGroup};
 pub(crate) use decoder::{Decoder, KvCache, Workspace};
 pub(crate) use decoder_layer::DecoderLayer;
 pub(crate) use embedding::Embedding;
@@ -21,4 +21,4 @@ pub(crate) use linear::Linear;
 pub(crate) use mlp::{Activation, Mlp};
 pub(crate) use rms_norm::RmsNorm;
 pub(crate) use rope::Rope;
-pub(crate) use step::{Step, StepLimits};
+pub(crate) use step::{Step, StepError, StepLimits};

@@ -25,6 +25,9 @@ mod text_stream;
 mod token_stream;
 mod tokenizer;
 
+/// Devices and what runs on them: [`DeviceRunner`] computes through one.
+pub use gapura_kernels::device;
+
 pub use checkpoint::{Checkpoint, Weight};
 pub use engine::{Engine, EngineConfig};
 pub use error::{EngineError, LoadError, StartError};
@@ -38,9 +41,9 @@ pub use request::{
     StopParams, TokenEvent, TokenId, TokenLogprobs, Usage,
 };
 pub use runner::{
-    BLOCK_TOKENS, Batch, BatchSequence, BlockId, CpuModel, CpuOptions, CpuRunner, KvLayout, KvPlan,
-    ModelInfo, ModelRunner, OutputRows, RowOutput, RunnerError, RunnerFactory, SamplingInput,
-    StepOutput,
+    BLOCK_TOKENS, Batch, BatchSequence, BlockId, CpuModel, CpuOptions, CpuRunner, DeviceOptions,
+    DeviceRunner, KvLayout, KvPlan, LoadedDevice, ModelInfo, ModelRunner, OpenDevice, OutputRows,
+    RowOutput, RunnerError, RunnerFactory, SamplingInput, StepOutput,
 };
 pub use stats::{BlockUsage, EngineStats};
 pub use text_stream::{Detokenizer, TextDelta, TextStream};

@@ -127,6 +127,15 @@ pub struct SamplingParams {
     pub logit_bias: Vec<(TokenId, f32)>,
 }
 
+impl SamplingParams {
+    /// Whether what came before changes the logits.
+    pub(crate) fn has_penalties(&self) -> bool {
+        self.repetition_penalty != 1.0
+            || self.presence_penalty != 0.0
+            || self.frequency_penalty != 0.0
+    }
+}
+
 impl Default for SamplingParams {
     fn default() -> Self {
         Self {

@@ -3,11 +3,14 @@
 //! any backend.
 
 mod cpu;
+mod device;
 
 use thiserror::Error;
 
 pub use cpu::{CpuModel, CpuOptions, CpuRunner};
+pub use device::{DeviceOptions, DeviceRunner, LoadedDevice, OpenDevice};
 
+use crate::grammar::TokenMask;
 use crate::request::{SampledToken, SamplingParams, TokenId};
 
 /// A page of the KV pool of one group.
@@ -73,6 +76,10 @@ pub struct Batch {
 pub struct BatchSequence {
     /// The tokens to compute, at least one.
     pub tokens: Vec<TokenId>,
+    /// The only token is not known yet: it is what this sequence of the batch before draws on the
+    /// device, and `tokens` holds a stand-in. Only runners that [draw](ModelRunner::draws) get
+    /// such.
+    pub follows: Option<usize>,
     /// The position of the first of them; all before are in the KV cache.
     pub first_position: usize,
     /// Block of positions `16 i .. 16 i + 16` at index `i`, up to the last position computed.
@@ -110,7 +117,7 @@ pub enum OutputRows {
 }
 
 /// What drawing a token needs beside its logits.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SamplingInput {
     /// The request's parameters.
     pub params: std::sync::Arc<SamplingParams>,
@@ -118,11 +125,16 @@ pub struct SamplingInput {
     pub seed: u64,
     /// Tokens before this position are the prompt's, the others were generated.
     pub num_prompt_tokens: usize,
+    /// The tokens before the batch's last of the sequence, which is the newest; empty unless a
+    /// penalty is about them.
+    pub history: Vec<TokenId>,
+    /// Not to be drawn.
+    pub forbidden: Vec<TokenId>,
     /// Logprobs to return, with so many alternatives.
     pub logprobs: Option<u32>,
-    /// A grammar restricts the draw, and its mask is known only after the step: the runner
-    /// must return logits.
-    pub needs_logits: bool,
+    /// A grammar restricts the draw, and its mask is known only once the step has begun: a runner
+    /// returns logits, or waits for [`ModelRunner::mask`].
+    pub is_masked: bool,
 }
 
 /// What a step returns for one wanted row.
@@ -147,6 +159,18 @@ pub struct StepOutput {
 pub struct RunnerError {
     /// What failed, for the log.
     pub message: String,
+    /// The runner can run no other step: it is replaced, and everything computed again.
+    pub is_lost: bool,
+}
+
+impl RunnerError {
+    /// A failure of this step alone.
+    pub fn new(message: impl std::fmt::Display) -> Self {
+        Self {
+            message: message.to_string(),
+            is_lost: false,
+        }
+    }
 }
 
 /// Makes a runner of the same model again, from what is still mapped or otherwise at hand.
@@ -162,15 +186,24 @@ pub trait ModelRunner: Send {
     /// traffic is allocated afterwards.
     fn allocate_kv(&mut self, plan: KvPlan) -> Result<(), RunnerError>;
 
-    /// Starts a step. A device may run it while the caller goes on; at most one step is in
-    /// flight unless [`max_in_flight`](Self::max_in_flight) says more.
+    /// Starts a step. A device may run it while the caller goes on.
     fn submit(&mut self, batch: &Batch) -> Result<(), RunnerError>;
+
+    /// Tells what may be drawn, by sequence of the batch submitted last, where a grammar restricts a
+    /// row that the runner [draws](Self::draws) itself; `None` for all others and for those whose
+    /// token nobody will read. Called once for a batch with such rows, before the next is submitted
+    /// and before this one is collected.
+    fn mask(&mut self, _masks: &[Option<TokenMask>]) -> Result<(), RunnerError> {
+        Ok(())
+    }
 
     /// Waits for the oldest step that was submitted and not collected.
     fn collect(&mut self) -> Result<StepOutput, RunnerError>;
 
-    /// Steps that may be submitted before the first is collected.
-    fn max_in_flight(&self) -> usize {
-        1
+    /// Whether it draws the token of a row itself, so that the next step can
+    /// [follow](BatchSequence::follows) before this one is collected. A runner that never does has
+    /// one step in flight at most, the others two.
+    fn draws(&self, _input: &SamplingInput) -> bool {
+        false
     }
 }

@@ -89,10 +89,15 @@ fn choose(logits: &mut [f32], context: &DrawContext<'_>) -> Option<u32> {
 
 /// A number in [0, 1) that depends on `seed` and `position` alone.
 fn uniform(seed: u64, position: usize) -> f64 {
+    // The 53 bits that a float64 holds exactly.
+    (random_bits(seed, position) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// 64 random bits that depend on `seed` and `position` alone.
+pub(crate) fn random_bits(seed: u64, position: usize) -> u64 {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(position as u64);
-    // The 53 bits that a float64 holds exactly.
-    (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    rng.next_u64()
 }
 
 /// The candidate in whose share of the total weight `uniform` falls.

@@ -10,6 +10,7 @@
 //! what runs and what joins.
 
 mod admission;
+mod ahead;
 mod fair;
 mod pace;
 mod waiting;
@@ -65,6 +66,8 @@ pub(crate) struct Scheduler {
     ranks: HashMap<SequenceId, Rank>,
     deadlines: BTreeSet<(Instant, SequenceId)>,
     counts: SchedulerCounts,
+    /// When the results of the step before were taken in.
+    updated: Option<Instant>,
 }
 
 /// What has happened since the start.
@@ -107,6 +110,7 @@ impl Scheduler {
             ranks: HashMap::new(),
             deadlines: BTreeSet::new(),
             counts: SchedulerCounts::default(),
+            updated: None,
         }
     }
 
@@ -198,10 +202,12 @@ impl Scheduler {
         results: Vec<SequenceResult>,
         now: Instant,
     ) -> Vec<(SequenceId, TokenEvent)> {
-        if let Some(scheduled) = step.scheduled {
-            let took = now.saturating_duration_since(scheduled);
-            self.pace.note(step.mix, took);
+        // A step that was begun ahead waited for the one before.
+        if let Some(began) = step.scheduled.max(self.updated) {
+            self.pace
+                .note(step.mix, now.saturating_duration_since(began));
         }
+        self.updated = Some(now);
         let mut events = Vec::new();
         let parts = step.ids.iter().zip(&step.batch.sequences);
         for ((&id, part), result) in parts.zip(results) {

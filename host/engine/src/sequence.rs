@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     error::EngineError,
-    grammar::{Allowed, Constraint, MaskWorkers},
+    grammar::{Allowed, Constraint, MaskWorkers, TokenMask},
     kv_cache::{BlockHash, HashChain, SequenceBlocks},
     request::{
         FinishReason, GenerateRequest, Lane, QueueParams, SampledToken, SamplingParams, StopParams,
@@ -233,7 +233,12 @@ impl Sequence {
 
     /// Tokens that may not be drawn now: every end token until `min_tokens` are there.
     pub(crate) fn forbidden_tokens(&self) -> impl Iterator<Item = TokenId> + '_ {
-        let too_early = self.generated().len() < self.stop.min_tokens as usize;
+        self.forbidden_at(self.generated().len())
+    }
+
+    /// The same once so many tokens are there.
+    fn forbidden_at(&self, num_generated: usize) -> impl Iterator<Item = TokenId> + '_ {
+        let too_early = num_generated < self.stop.min_tokens as usize;
         let ends = self.eos_token_ids.iter().chain(&self.stop.stop_token_ids);
         ends.copied().filter(move |_| too_early)
     }
@@ -254,6 +259,19 @@ impl Sequence {
             .as_ref()
             .map(Constraint::allowed)
             .transpose()
+    }
+
+    /// What a device may draw now, where a grammar restricts it: without the tokens that may not
+    /// come yet, unless nothing else is left.
+    pub(crate) fn mask(&self) -> Option<TokenMask> {
+        let Ok(Some(Allowed::Tokens(mask))) = self.allowed() else {
+            return None;
+        };
+        let forbidden: Vec<TokenId> = self.forbidden_tokens().collect();
+        match mask.is_within(&forbidden) {
+            true => Some(mask),
+            false => Some(mask.without(&forbidden)),
+        }
     }
 
     /// Tokens to compute before the next is drawn or, where none is, before the end.
@@ -300,19 +318,64 @@ impl Sequence {
     /// The sequence's part of a batch, its blocks being reserved.
     pub(crate) fn batch_part(&self, chunk: Chunk) -> BatchSequence {
         let first_position = self.num_computed_tokens;
+        let end = first_position + chunk.num_tokens;
+        let history = match self.sampling.has_penalties() && chunk.output == OutputRows::Last {
+            true => self.tokens[..end - 1].to_vec(),
+            false => Vec::new(),
+        };
         BatchSequence {
-            tokens: self.tokens[first_position..first_position + chunk.num_tokens].to_vec(),
+            tokens: self.tokens[first_position..end].to_vec(),
+            follows: None,
             first_position,
             full_blocks: self.blocks.full_table(),
             windowed_blocks: self.blocks.windowed_table(),
             output: chunk.output,
             sampling: SamplingInput {
-                params: Arc::clone(&self.sampling),
-                seed: self.seed,
-                num_prompt_tokens: self.num_prompt_tokens,
-                logprobs: self.logprobs,
-                needs_logits: self.constraint.is_some(),
+                history,
+                forbidden: self.forbidden_tokens().collect(),
+                ..self.sampling_input()
             },
+        }
+    }
+
+    /// Whether it certainly goes on with the token after the one that is being drawn, as far as
+    /// lengths tell.
+    pub(crate) fn goes_on(&self, context_length: usize) -> bool {
+        self.generated().len() + 1 < self.stop.max_tokens as usize
+            && self.tokens.len() + 1 < context_length
+    }
+
+    /// The part of a batch that computes `position`, whose token the part `follows` of the batch
+    /// before is about to draw.
+    pub(crate) fn part_ahead(&self, position: usize, follows: usize) -> BatchSequence {
+        let history = match self.sampling.has_penalties() {
+            true => self.tokens.clone(),
+            false => Vec::new(),
+        };
+        BatchSequence {
+            tokens: vec![TokenId(0)],
+            follows: Some(follows),
+            first_position: position,
+            full_blocks: self.blocks.full_table(),
+            windowed_blocks: self.blocks.windowed_table(),
+            output: OutputRows::Last,
+            sampling: SamplingInput {
+                history,
+                forbidden: self.forbidden_at(self.generated().len() + 1).collect(),
+                ..self.sampling_input()
+            },
+        }
+    }
+
+    fn sampling_input(&self) -> SamplingInput {
+        SamplingInput {
+            params: Arc::clone(&self.sampling),
+            seed: self.seed,
+            num_prompt_tokens: self.num_prompt_tokens,
+            history: Vec::new(),
+            forbidden: Vec::new(),
+            logprobs: self.logprobs,
+            is_masked: self.constraint.is_some(),
         }
     }
 

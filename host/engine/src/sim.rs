@@ -262,7 +262,7 @@ impl ModelRunner for SimRunner {
         self.num_steps += 1;
         self.take_time(batch);
         match (self.faults)(step, batch) {
-            Some(SimFault::Error(message)) => return Err(RunnerError { message }),
+            Some(SimFault::Error(message)) => return Err(RunnerError::new(message)),
             #[expect(clippy::panic, reason = "tests ask for it, to see the engine survive")]
             Some(SimFault::Panic(message)) => panic!("{message}"),
             None => {}
@@ -277,9 +277,9 @@ impl ModelRunner for SimRunner {
     }
 
     fn collect(&mut self) -> Result<StepOutput, RunnerError> {
-        self.submitted.take().ok_or_else(|| RunnerError {
-            message: "no step was submitted".into(),
-        })
+        self.submitted
+            .take()
+            .ok_or_else(|| RunnerError::new("no step was submitted"))
     }
 }
 
@@ -324,19 +324,15 @@ fn slot_of(
     blocks
         .get_mut(block.0 as usize)
         .map(|slots| &mut slots[position % BLOCK_TOKENS])
-        .ok_or_else(|| RunnerError {
-            message: format!("block {} was not allocated", block.0),
-        })
+        .ok_or_else(|| RunnerError::new(format!("block {} was not allocated", block.0)))
 }
 
 fn no_block(group: &str, position: usize) -> RunnerError {
-    RunnerError {
-        message: format!("no {group} block for position {position}"),
-    }
+    RunnerError::new(format!("no {group} block for position {position}"))
 }
 
 fn bad_slot(group: &str, position: usize, slot: Slot) -> RunnerError {
-    RunnerError {
-        message: format!("the {group} slot of position {position} holds {slot:?}"),
-    }
+    RunnerError::new(format!(
+        "the {group} slot of position {position} holds {slot:?}"
+    ))
 }

@@ -77,12 +77,15 @@ fn read_rows(
                 };
                 result.next = Some(sampler::sample(logits, &context)?);
             }
-            (RowOutput::Sampled(_), None) if sequence.allowed()?.is_some() => {
-                return Err(EngineError::Step {
-                    message: format!("the runner drew a token at {position}, past the grammar"),
-                });
-            }
-            (RowOutput::Sampled(token), None) => result.next = Some(token),
+            (RowOutput::Sampled(token), None) => match sequence.allowed()? {
+                Some(Allowed::End) => result.is_complete = true,
+                Some(Allowed::Tokens(mask)) if !mask.contains(token.id) => {
+                    return Err(EngineError::Step {
+                        message: format!("the runner drew a token at {position}, past the grammar"),
+                    });
+                }
+                Some(Allowed::Tokens(_)) | None => result.next = Some(token),
+            },
             (RowOutput::Sampled(_), Some(_)) => {
                 return Err(EngineError::Step {
                     message: format!("the runner drew a token at {position}, within the prompt"),

@@ -83,15 +83,13 @@ impl Restarts {
     pub(super) fn make(&mut self, now: Instant) -> Result<Box<dyn ModelRunner>, RunnerError> {
         self.tried.push_back(now);
         let Some(factory) = &mut self.factory else {
-            return Err(RunnerError {
-                message: "there is nothing to make a runner with".into(),
-            });
+            return Err(RunnerError::new("there is nothing to make a runner with"));
         };
         catch_unwind(AssertUnwindSafe(factory)).unwrap_or_else(|panic| {
             let message = super::panic_message(&*panic);
-            Err(RunnerError {
-                message: format!("making a runner panicked: {message}"),
-            })
+            Err(RunnerError::new(format!(
+                "making a runner panicked: {message}"
+            )))
         })
     }
 }

@@ -55,6 +55,25 @@ impl TokenMask {
         shared.count() == self.len()
     }
 
+    /// The set without `others`.
+    pub(crate) fn without(&self, others: &[TokenId]) -> Self {
+        if others.is_empty() {
+            return self.clone();
+        }
+        let mut words = self.0.to_vec();
+        for id in others {
+            if let Some(word) = words.get_mut(id.0 as usize / 32) {
+                *word &= !(1 << (id.0 % 32));
+            }
+        }
+        Self(words.into())
+    }
+
+    /// Bit `id % 32` of word `id / 32` says whether `id` is in the set; the words beyond are 0.
+    pub(crate) fn words(&self) -> &[u32] {
+        &self.0
+    }
+
     /// Makes impossible what is not in the set; `logits`: `[vocab_size]`.
     pub(crate) fn apply(&self, logits: &mut [f32]) {
         let words = self.0.iter().copied().chain(std::iter::repeat(0));
@@ -95,5 +114,6 @@ mod tests {
         let mask = TokenMask::from_ids(&[TokenId(2), TokenId(40)]);
         assert!(mask.is_within(&[TokenId(40), TokenId(2), TokenId(2), TokenId(7)]));
         assert!(!mask.is_within(&[TokenId(2), TokenId(2)]));
+        assert_eq!(mask.without(&[TokenId(40), TokenId(99)]).words(), [4, 0]);
     }
 }

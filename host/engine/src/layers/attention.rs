@@ -19,14 +19,14 @@ pub(crate) enum KvGroup {
 /// Grouped-query attention of one layer.
 #[derive(Debug)]
 pub(crate) struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    o_proj: Linear,
+    pub(crate) q_proj: Linear,
+    pub(crate) k_proj: Linear,
+    pub(crate) v_proj: Linear,
+    pub(crate) o_proj: Linear,
     /// Over each head, before the rotary embedding: Gemma 3.
-    qk_norms: Option<(RmsNorm, RmsNorm)>,
-    rope: Arc<Rope>,
-    params: AttentionParams,
+    pub(crate) qk_norms: Option<(RmsNorm, RmsNorm)>,
+    pub(crate) rope: Arc<Rope>,
+    pub(crate) params: AttentionParams,
     kv_heads: usize,
     head_dim: usize,
 }

@@ -32,6 +32,14 @@ impl Embedding {
         })
     }
 
+    pub(crate) fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    pub(crate) fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// For quantizing it while the model loads.
     pub(super) fn weight_mut(&mut self) -> &mut Weight {
         &mut self.weight

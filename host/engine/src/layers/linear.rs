@@ -39,6 +39,10 @@ impl Linear {
         })
     }
 
+    pub(crate) fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
     /// For quantizing it while the model loads.
     pub(super) fn weight_mut(&mut self) -> &mut Weight {
         &mut self.weight

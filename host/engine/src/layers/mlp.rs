@@ -17,10 +17,10 @@ pub(crate) enum Activation {
 /// `down_proj(activation(gate_proj(x)) * up_proj(x))`.
 #[derive(Debug)]
 pub(crate) struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
-    activation: Activation,
+    pub(crate) gate_proj: Linear,
+    pub(crate) up_proj: Linear,
+    pub(crate) down_proj: Linear,
+    pub(crate) activation: Activation,
 }
 
 impl Mlp {

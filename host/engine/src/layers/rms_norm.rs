@@ -30,6 +30,11 @@ impl RmsNorm {
         })
     }
 
+    /// With Gemma's `1 +`.
+    pub(crate) fn weight(&self) -> &[f32] {
+        &self.weight
+    }
+
     /// `x`, `out`: `[n, dim]`.
     pub(crate) fn forward(&self, x: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
         rms_norm(x, &self.weight, self.eps, out)

@@ -47,6 +47,15 @@ impl Rope {
         }
     }
 
+    /// `[head_dim / 2]`.
+    pub(crate) fn inv_freq(&self) -> &[f32] {
+        &self.inv_freq
+    }
+
+    pub(crate) fn is_interleaved(&self) -> bool {
+        matches!(self.style, RopeStyle::Interleaved)
+    }
+
     /// `x`: `[n, heads, head_dim]`; `positions`: `[n]`.
     pub(crate) fn turn(
         &self,

@@ -62,6 +62,8 @@ pub(crate) enum StepError {
         position: usize,
         group: KvGroup,
     },
+    #[error("sequence {sequence} follows one of the step before that drew nothing on the device")]
+    NothingDrawn { sequence: usize },
     #[error("block {block} is outside the {num_blocks} {group:?} blocks")]
     UnknownBlock {
         block: u32,
@@ -130,7 +132,7 @@ impl Step {
 }
 
 impl StepLimits {
-    fn check(&self, index: usize, sequence: &BatchSequence) -> Result<(), StepError> {
+    pub(crate) fn check(&self, index: usize, sequence: &BatchSequence) -> Result<(), StepError> {
         if sequence.tokens.is_empty() {
             return Err(StepError::NoTokens { sequence: index });
         }

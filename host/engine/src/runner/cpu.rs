@@ -135,7 +135,7 @@ impl CpuRunner {
             tokenizer,
             chat_template: checkpoint.chat_template().map(str::to_owned),
             factory: Box::new(move || {
-                let pool = thread_pool(options.threads).map_err(runner_error)?;
+                let pool = thread_pool(options.threads).map_err(RunnerError::new)?;
                 Ok(Box::new(Self::over(model.clone(), pool)))
             }),
         })
@@ -193,8 +193,8 @@ impl ModelRunner for CpuRunner {
         // quantized are taken from what is available already.
         let LoadedModel { decoder, info, .. } = &*self.model;
         let required_bytes = self.model.mapped_bytes + plan.bytes(&info.kv);
-        memory::check(required_bytes, KV_ADVICE).map_err(runner_error)?;
-        self.kv = KvCache::new(decoder, plan).map_err(runner_error)?;
+        memory::check(required_bytes, KV_ADVICE).map_err(RunnerError::new)?;
+        self.kv = KvCache::new(decoder, plan).map_err(RunnerError::new)?;
         self.limits.plan = plan;
         Ok(())
     }
@@ -209,12 +209,12 @@ impl ModelRunner for CpuRunner {
             workspace,
             ..
         } = self;
-        step.fill(batch, &self.limits).map_err(runner_error)?;
+        step.fill(batch, &self.limits).map_err(RunnerError::new)?;
         let logits = match step.num_tokens() {
             0 => Vec::new(),
             _ => pool
                 .install(|| model.decoder.forward(step, kv, workspace))
-                .map_err(runner_error)?,
+                .map_err(RunnerError::new)?,
         };
         let mut logits = logits.into_iter().map(RowOutput::Logits);
         let rows = step
@@ -229,12 +229,6 @@ impl ModelRunner for CpuRunner {
     fn collect(&mut self) -> Result<StepOutput, RunnerError> {
         self.finished
             .pop_front()
-            .ok_or_else(|| runner_error("no step was submitted"))
-    }
-}
-
-fn runner_error(error: impl std::fmt::Display) -> RunnerError {
-    RunnerError {
-        message: error.to_string(),
+            .ok_or_else(|| RunnerError::new("no step was submitted"))
     }
 }

@@ -1,6 +1,7 @@
 //! The scheduler without any runner: [`Memory`] stands for the blocks, and the next token of a
 //! sequence is a hash of all that the blocks of its table hold.
 
+mod ahead;
 mod fairness;
 mod prefixes;
 mod properties;
@@ -184,7 +185,11 @@ impl Memory {
         }
         let parts = step.ids.iter().zip(&step.batch.sequences);
         parts
-            .map(|(&id, part)| self.read(scheduler, id, part))
+            .map(|(&id, part)| match scheduler.running_sequence(id) {
+                Some(_) => self.read(scheduler, id, part),
+                // Removed since the step was begun.
+                None => SequenceResult::default(),
+            })
             .collect()
     }
 

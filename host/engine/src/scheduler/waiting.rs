@@ -43,6 +43,10 @@ impl Waiting {
         self.places.len()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Sequences that had a seat.
     pub(super) fn num_preempted(&self) -> usize {
         self.normal.preempted.len() + self.low.preempted.len()

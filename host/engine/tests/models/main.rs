@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod constrained;
 #[cfg(test)]
+mod device;
+#[cfg(test)]
 mod exactness;
 #[cfg(test)]
 mod golden;

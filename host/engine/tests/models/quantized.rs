@@ -19,7 +19,7 @@ const MODES: [Quantization; 2] = [Quantization::EightBit, Quantization::FourBit]
 
 /// The Gemma 2 fixture made wider, with other numbers: rows of 256 and 512 where it has 96 and
 /// 136, so that K-quants have whole blocks; `o_proj` keeps rows of 128. `change` may spoil them.
-fn wide(change: impl Fn(&str, &mut Vec<f32>)) -> tempfile::TempDir {
+pub(crate) fn wide(change: impl Fn(&str, &mut Vec<f32>)) -> tempfile::TempDir {
     let source = fixture("tiny-gemma2-b");
     let dir = tempfile::tempdir().unwrap();
     for file in ["generation_config.json", "tokenizer.json"] {

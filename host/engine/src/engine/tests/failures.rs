@@ -57,16 +57,14 @@ fn a_stale_or_shared_block_would_be_noticed() {
         .unwrap();
     let part = |tokens: &str, first_position, block| crate::runner::BatchSequence {
         tokens: sim_tokens(tokens),
+        follows: None,
         first_position,
         full_blocks: vec![crate::runner::BlockId(block)],
         windowed_blocks: vec![],
         output: crate::runner::OutputRows::Last,
         sampling: crate::runner::SamplingInput {
-            params: Arc::default(),
-            seed: 0,
             num_prompt_tokens: 2,
-            logprobs: None,
-            needs_logits: false,
+            ..crate::runner::SamplingInput::default()
         },
     };
     let mut run = |part| {
