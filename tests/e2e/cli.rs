@@ -183,7 +183,10 @@ fn doctor_reports_in_json() {
         "cpu",
         "memory",
         "NVIDIA driver",
-        "CUDA backend",
+        "CUDA driver",
+        "cuBLASLt",
+        "NVRTC",
+        "kernel cache",
         "plugin cache",
         "cargo",
     ] {

@@ -133,9 +133,7 @@ async fn while_no_runner_can_be_made_the_server_is_not_ready_and_requests_wait()
     let attempts = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&attempts);
     let factory: RunnerFactory = Box::new(move || match count.fetch_add(1, Relaxed) {
-        0..4 => Err(RunnerError {
-            message: "the device is gone".into(),
-        }),
+        0..4 => Err(RunnerError::new("the device is gone")),
         _ => Ok(Box::new(touchy())),
     });
     let engine = Engine::start_supervised(Box::new(touchy()), factory, EngineConfig::default());

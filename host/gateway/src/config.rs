@@ -22,7 +22,7 @@ pub(crate) use address::listen_address;
 pub use env::Environment;
 pub use error::ConfigError;
 pub(crate) use error::nearest;
-pub use file::{Device, FailurePolicyName, GrantName, LogFormat, Quantize, SamplingSection};
+pub use file::{Device, Dtype, FailurePolicyName, GrantName, LogFormat, Quantize, SamplingSection};
 pub use overrides::Overrides;
 
 /// The commented default configuration, as `gapura check --print-default` writes it.
@@ -41,6 +41,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What is loaded, and where.
     pub model: ModelConfig,
+    /// How a GPU is used.
+    pub cuda: CudaConfig,
     /// Queue and batch.
     pub engine: EngineConfig,
     /// Defaults for what a request leaves open.
@@ -121,12 +123,29 @@ pub struct ModelConfig {
     pub device: Device,
     /// What weights become while they load.
     pub quantize: Quantize,
+    /// What a GPU computes in; never [`Dtype::Float16`].
+    pub dtype: Dtype,
     /// Threads that compute; `None` lets the engine choose.
     pub threads: Option<NonZeroUsize>,
     /// Memory for keys and values; `None` lets the engine choose.
     pub kv_memory_bytes: Option<u64>,
     /// Most tokens of prompt and answer together; `None` is the model's own limit.
     pub context_length: Option<NonZeroUsize>,
+}
+
+/// `[cuda]`, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CudaConfig {
+    /// Which GPU, by the driver's count.
+    pub device: u32,
+    /// Prompts attend by one fused kernel.
+    pub flash_attention: bool,
+    /// Steps that only decode are recorded and replayed.
+    pub graphs: bool,
+    /// Products of float32 in TF32.
+    pub tf32: bool,
+    /// Compiled kernels.
+    pub cache_dir: PathBuf,
 }
 
 /// `[engine]`, checked.
@@ -136,8 +155,8 @@ pub struct EngineConfig {
     pub max_queued: NonZeroUsize,
     /// Sequences that are computed together.
     pub max_num_seqs: NonZeroUsize,
-    /// Tokens of one step, prompts and answers together.
-    pub max_step_tokens: NonZeroUsize,
+    /// Tokens of one step, prompts and answers together; `None` is what suits the device.
+    pub max_step_tokens: Option<NonZeroUsize>,
     /// How many times as long as a step that only decodes one with prompts may take.
     pub max_slowdown: f32,
     /// Keep what ended requests have computed, for those that begin alike.

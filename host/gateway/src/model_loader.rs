@@ -1,18 +1,24 @@
 //! From what the configuration calls a model to one that answers: find or fetch its files,
 //! check that it fits, load it, start the engine.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use gapura_engine::{
-    CpuModel, CpuOptions, CpuRunner, Engine, EngineConfig, ModelRunner, Quantization,
-    RunnerFactory, Tokenizer,
+    CpuOptions, CpuRunner, DeviceOptions, DeviceRunner, Engine, EngineConfig, LoadError,
+    ModelRunner, Quantization, RunnerFactory, Tokenizer,
+    device::{CudaDevice, DeviceError, KernelCache, Precision},
     hub::{self, ModelLocation, PullOptions, PullProgress},
     sim::{SimLatency, SimRunner, sim_tokenizer},
 };
+use tracing::info;
 
 use crate::{
-    config::{Config, Device, ModelConfig, Quantize, Secret},
+    config::{Config, Device, Dtype, ModelConfig, Quantize, Secret},
     progress::Progress,
     state::LoadedModel,
 };
@@ -20,71 +26,155 @@ use crate::{
 /// The source that needs no weights: a scripted model that repeats what it was told.
 pub const SIM: &str = "sim";
 
+/// Tokens of one step where the configuration says nothing: on a CPU few, so that running streams
+/// go on; a GPU reads a prompt's weights once for all of a step's tokens.
+const CPU_STEP_TOKENS: usize = 256;
+const GPU_STEP_TOKENS: usize = 2048;
+
+/// A model that has been loaded, and what its engine is to be told.
+struct Ready {
+    runner: Box<dyn ModelRunner>,
+    factory: RunnerFactory,
+    tokenizer: Tokenizer,
+    /// For keys and values, where the configuration says nothing.
+    kv_bytes: u64,
+    step_tokens: usize,
+}
+
 /// Loads what `config` names and starts its engine. Takes as long as fetching and
 /// reading its files takes.
 ///
 /// # Errors
 /// One that says what is wrong with the source, its files, or the machine.
 pub fn load(config: &Config) -> anyhow::Result<LoadedModel> {
-    let (runner, factory, tokenizer) = runner(config)?;
-    let defaults = EngineConfig::default();
+    let ready = ready(config)?;
     let engine = EngineConfig {
         max_num_seqs: config.engine.max_num_seqs.get(),
-        max_batched_tokens: config.engine.max_step_tokens.get(),
+        max_batched_tokens: ready.step_tokens,
         max_slowdown: config.engine.max_slowdown,
         max_queued: config.engine.max_queued.get(),
-        kv_bytes: config.model.kv_memory_bytes.unwrap_or(defaults.kv_bytes),
+        kv_bytes: config.model.kv_memory_bytes.unwrap_or(ready.kv_bytes),
         context_length: config.model.context_length.map(NonZeroUsize::get),
         prefix_cache: config.engine.prefix_cache,
     };
-    let engine =
-        Engine::start_supervised(runner, factory, engine).context("cannot start the engine")?;
-    Ok(LoadedModel::new(engine, tokenizer))
+    let engine = Engine::start_supervised(ready.runner, ready.factory, engine)
+        .context("cannot start the engine")?;
+    Ok(LoadedModel::new(engine, ready.tokenizer))
 }
 
-fn runner(config: &Config) -> anyhow::Result<(Box<dyn ModelRunner>, RunnerFactory, Tokenizer)> {
+fn ready(config: &Config) -> anyhow::Result<Ready> {
     let source = config
         .model
         .source
         .as_deref()
         .context("no model is named")?;
     if source == SIM {
-        let latency = SimLatency {
-            per_decode_step: config.engine.sim_step,
-            ..SimLatency::default()
-        };
-        let runner = move || Box::new(SimRunner::default().with_latency(latency));
-        return Ok((runner(), Box::new(move || Ok(runner())), sim_tokenizer()));
+        return Ok(simulated(config));
     }
-    if config.model.device == Device::Cuda {
-        bail!(
-            "device `cuda` is not there yet: this version runs models on the CPU; \
-             say `--device cpu` or `auto`"
-        );
+    let path = locate(source, &config.model)?;
+    match config.model.device {
+        Device::Cpu => on_cpu(config, &path),
+        Device::Cuda => on_gpu(config, &path).map_err(Into::into),
+        Device::Auto => match on_gpu(config, &path) {
+            Err(LoadError::Device(reason)) if reason.is_absence() => {
+                info!(%reason, "no GPU: the model runs on the CPU");
+                on_cpu(config, &path)
+            }
+            ready => ready.map_err(Into::into),
+        },
     }
+}
+
+fn step_tokens(config: &Config, default: usize) -> usize {
+    config
+        .engine
+        .max_step_tokens
+        .map_or(default, NonZeroUsize::get)
+}
+
+fn simulated(config: &Config) -> Ready {
+    let latency = SimLatency {
+        per_decode_step: config.engine.sim_step,
+        ..SimLatency::default()
+    };
+    let runner = move || Box::new(SimRunner::default().with_latency(latency));
+    Ready {
+        runner: runner(),
+        factory: Box::new(move || Ok(runner())),
+        tokenizer: sim_tokenizer(),
+        kv_bytes: EngineConfig::default().kv_bytes,
+        step_tokens: step_tokens(config, CPU_STEP_TOKENS),
+    }
+}
+
+fn quantization(config: &Config) -> Quantization {
+    match config.model.quantize {
+        Quantize::None => Quantization::None,
+        Quantize::EightBit => Quantization::EightBit,
+        Quantize::FourBit => Quantization::FourBit,
+    }
+}
+
+fn on_cpu(config: &Config, path: &Path) -> anyhow::Result<Ready> {
     let options = CpuOptions {
         threads: config.model.threads.map(NonZeroUsize::get),
-        quantize: match config.model.quantize {
-            Quantize::None => Quantization::None,
-            Quantize::EightBit => Quantization::EightBit,
-            Quantize::FourBit => Quantization::FourBit,
-        },
+        quantize: quantization(config),
     };
     let mut quantizing: Option<Progress> = None;
     let mut show = |done, total| {
         let progress = quantizing.get_or_insert_with(|| Progress::new("quantizing the weights"));
         progress.update(done, total);
     };
-    let CpuModel {
-        runner,
-        tokenizer,
-        factory,
-        ..
-    } = CpuRunner::load_with_progress(&locate(source, &config.model)?, options, &mut show)?;
+    let model = CpuRunner::load_with_progress(path, options, &mut show)?;
     if let Some(progress) = quantizing {
         progress.finish();
     }
-    Ok((Box::new(runner), factory, tokenizer))
+    Ok(Ready {
+        runner: Box::new(model.runner),
+        factory: model.factory,
+        tokenizer: model.tokenizer,
+        kv_bytes: EngineConfig::default().kv_bytes,
+        step_tokens: step_tokens(config, CPU_STEP_TOKENS),
+    })
+}
+
+fn on_gpu(config: &Config, path: &Path) -> Result<Ready, LoadError> {
+    let step_tokens = step_tokens(config, GPU_STEP_TOKENS);
+    let options = DeviceOptions {
+        precision: match config.model.dtype {
+            Dtype::Float32 => Precision::F32,
+            Dtype::Auto | Dtype::Bfloat16 | Dtype::Float16 => Precision::Bf16,
+        },
+        quantize: quantization(config),
+        fused_attention: config.cuda.flash_attention,
+        graphs: config.cuda.graphs,
+        allow_tf32: config.cuda.tf32,
+        max_num_seqs: config.engine.max_num_seqs.get(),
+        max_batched_tokens: step_tokens,
+        context_length: config.model.context_length.map(NonZeroUsize::get),
+    };
+    let ordinal = config.cuda.device;
+    let cache = KernelCache::new(config.cuda.cache_dir.clone());
+    let open =
+        move |specialization| -> Result<Box<dyn gapura_engine::device::Device>, DeviceError> {
+            Ok(Box::new(CudaDevice::open(ordinal, specialization, &cache)?))
+        };
+    let mut loading: Option<Progress> = None;
+    let mut show = |done, total| {
+        let progress = loading.get_or_insert_with(|| Progress::new("loading the weights"));
+        progress.update(done, total);
+    };
+    let model = DeviceRunner::load(path, options, Arc::new(open), &mut show)?;
+    if let Some(progress) = loading {
+        progress.finish();
+    }
+    Ok(Ready {
+        kv_bytes: model.runner.kv_bytes()?,
+        runner: Box::new(model.runner),
+        factory: model.factory,
+        tokenizer: model.tokenizer,
+        step_tokens,
+    })
 }
 
 /// Where the model `source` lies on this machine, once it has been fetched if need be.

@@ -10,6 +10,7 @@ use std::{
 
 use clap::Args;
 use comfy_table::Table;
+use gapura_engine::device::{self, KernelCache};
 use serde::Serialize;
 
 use super::ConfigArgs;
@@ -47,6 +48,8 @@ struct Finding {
     topic: &'static str,
     verdict: Verdict,
     detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
 }
 
 impl DoctorArgs {
@@ -56,22 +59,16 @@ impl DoctorArgs {
             allow_open: true,
             ..Overrides::default()
         })?;
-        let findings = [
-            info("version", version::LONG.to_owned()),
-            cpu(),
-            memory(),
-            nvidia_driver(),
-            info(
-                "CUDA backend",
-                "not built yet: models run on the CPU".to_owned(),
-            ),
+        let mut findings = vec![info("version", version::LONG.to_owned()), cpu(), memory()];
+        findings.extend(nvidia(&config.cuda.cache_dir));
+        findings.extend([
             folder("model cache", &config.model.cache_dir),
             folder("plugin cache", &config.plugins.cache_dir),
             tool("cargo", "needed to build plugins: https://rustup.rs"),
             wasm_target(),
             tool("gcc", "needed to build gapura itself"),
             port(config.server.listen),
-        ];
+        ]);
         let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?;
@@ -83,6 +80,7 @@ impl DoctorArgs {
             topic,
             verdict,
             detail,
+            advice,
         } in &findings
         {
             let mark = match verdict {
@@ -90,7 +88,10 @@ impl DoctorArgs {
                 Verdict::Missing => "missing",
                 Verdict::Info => "",
             };
-            table.add_row([mark, topic, detail]);
+            match advice {
+                Some(advice) => table.add_row([mark, topic, &format!("{detail}; {advice}")]),
+                None => table.add_row([mark, topic, detail]),
+            };
         }
         writeln!(out, "{table}")?;
         Ok(())
@@ -102,6 +103,7 @@ fn info(topic: &'static str, detail: String) -> Finding {
         topic,
         verdict: Verdict::Info,
         detail,
+        advice: None,
     }
 }
 
@@ -110,6 +112,7 @@ fn judged(topic: &'static str, fine: bool, detail: String) -> Finding {
         topic,
         verdict: if fine { Verdict::Ok } else { Verdict::Missing },
         detail,
+        advice: None,
     }
 }
 
@@ -169,13 +172,35 @@ fn memory() -> Finding {
     }
 }
 
-/// By the files that a driver brings: nothing of CUDA is linked or loaded.
-fn nvidia_driver() -> Finding {
+/// The kernel's half of the driver, and what a CUDA device needs beside it. Without a driver
+/// nothing is missing: models run on the CPU.
+fn nvidia(kernel_cache: &Path) -> Vec<Finding> {
     let version = fs::read_to_string("/proc/driver/nvidia/version").ok();
     let line = version.as_deref().and_then(|text| text.lines().next());
-    match line {
+    let driver = match line {
         Some(line) => judged("NVIDIA driver", true, line.trim().to_owned()),
-        None => info("NVIDIA driver", "no driver found".to_owned()),
+        None => info(
+            "NVIDIA driver",
+            "not in this system's kernel: models run on the CPU".to_owned(),
+        ),
+    };
+    let findings = device::probe(&KernelCache::new(kernel_cache.to_owned()));
+    let is_expected = line.is_some() || findings.iter().any(|it| it.what == "GPU" && it.ok);
+    let parts = findings.into_iter().map(|it| part(it, is_expected));
+    std::iter::once(driver).chain(parts).collect()
+}
+
+/// What a device needs: missing only where there is a device to expect.
+fn part(found: device::Finding, is_expected: bool) -> Finding {
+    Finding {
+        topic: found.what,
+        verdict: match (found.ok, is_expected) {
+            (true, _) => Verdict::Ok,
+            (false, true) => Verdict::Missing,
+            (false, false) => Verdict::Info,
+        },
+        detail: found.detail,
+        advice: found.advice,
     }
 }
 
@@ -220,6 +245,7 @@ fn wasm_target() -> Finding {
             Verdict::Info
         },
         detail: detail.to_owned(),
+        advice: None,
     }
 }
 
@@ -257,6 +283,32 @@ mod tests {
             "{}",
             finding.detail
         );
+    }
+
+    #[test]
+    fn what_a_gpu_needs_is_missing_only_beside_one() {
+        let found = || device::Finding {
+            what: "NVRTC",
+            ok: false,
+            detail: "libnvrtc.so is not there".to_owned(),
+            advice: Some("install it".to_owned()),
+        };
+        assert_eq!(part(found(), true).verdict, Verdict::Missing);
+        let finding = part(found(), false);
+        assert_eq!(finding.verdict, Verdict::Info);
+        let json = serde_json::to_value(&finding).unwrap();
+        let expected = serde_json::json!({
+            "topic": "NVRTC",
+            "verdict": "info",
+            "detail": "libnvrtc.so is not there",
+            "advice": "install it",
+        });
+        assert_eq!(json, expected);
+        let ok = device::Finding {
+            ok: true,
+            ..found()
+        };
+        assert_eq!(part(ok, false).verdict, Verdict::Ok);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use clap::Args;
 
-use crate::config::{Device, Overrides, Quantize};
+use crate::config::{Device, Dtype, Overrides, Quantize};
 
 /// Which model, and where it runs.
 #[derive(Debug, Clone, Default, Args)]
@@ -18,6 +18,9 @@ pub(crate) struct ModelArgs {
     /// Make the weights of an unquantized model (F32, F16, BF16) smaller while they load.
     #[arg(long, value_enum)]
     pub quantize: Option<Quantize>,
+    /// What a GPU computes in; the CPU always computes in float32.
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
     /// Threads that compute. Default: one for each physical core.
     #[arg(long, env = "GAPURA_THREADS", value_parser = count)]
     pub threads: Option<NonZeroUsize>,
@@ -41,6 +44,7 @@ impl ModelArgs {
         overrides.model = self.model.clone();
         overrides.device = self.device;
         overrides.quantize = self.quantize;
+        overrides.dtype = self.dtype;
         overrides.threads = self.threads;
         overrides.context_length = self.context_length;
         overrides.kv_memory_mib = self.kv_memory_mib;

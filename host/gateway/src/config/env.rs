@@ -39,21 +39,13 @@ impl Environment {
     /// [`ConfigError::Environment`] for a value of the wrong kind, and for a feature that is
     /// asked for and not there; [`ConfigError::Conflict`] for two that exclude each other.
     pub fn overrides(&self) -> Result<Overrides, ConfigError> {
-        let variable = "USE_FLASH_ATTENTION";
-        if self.flag(variable)? {
-            return Err(ConfigError::Environment {
-                variable,
-                message: "this version cannot do it yet (it belongs to the CUDA backend); set it \
-                          to false"
-                    .to_owned(),
-            });
-        }
         let mut overrides = Overrides {
             host: self.host()?,
             port: self.value("PORT", "a port number, 1 to 65535")?,
             model: self.text("MODEL_NAME").map(str::to_owned),
             device: self.device()?,
             quantize: self.quantize()?,
+            flash_attention: self.flag("USE_FLASH_ATTENTION")?,
             context_length: self.value("MODEL_MAX_LENGTH", "a number of tokens above 0")?,
             log_level: self.text("LOG_LEVEL").map(str::to_lowercase),
             max_requests_per_minute: self.value("MAX_REQUESTS_PER_MINUTE", "a number above 0")?,
@@ -114,10 +106,12 @@ impl Environment {
         }
     }
 
-    fn flag(&self, variable: &'static str) -> Result<bool, ConfigError> {
+    /// `None` where it is not set.
+    fn flag(&self, variable: &'static str) -> Result<Option<bool>, ConfigError> {
         match self.text(variable).map(str::to_lowercase).as_deref() {
-            None | Some("false" | "0" | "no" | "off") => Ok(false),
-            Some("true" | "1" | "yes" | "on") => Ok(true),
+            None => Ok(None),
+            Some("false" | "0" | "no" | "off") => Ok(Some(false)),
+            Some("true" | "1" | "yes" | "on") => Ok(Some(true)),
             Some(other) => Err(wrong(variable, other, "true or false")),
         }
     }
@@ -142,7 +136,9 @@ impl Environment {
     /// A variable that says false leaves the file's word alone: the files that set these
     /// variables list them all.
     fn quantize(&self) -> Result<Option<Quantize>, ConfigError> {
-        match (self.flag("LOAD_IN_8BIT")?, self.flag("LOAD_IN_4BIT")?) {
+        let is_set = |flag: Option<bool>| flag.unwrap_or(false);
+        let eight_bit = is_set(self.flag("LOAD_IN_8BIT")?);
+        match (eight_bit, is_set(self.flag("LOAD_IN_4BIT")?)) {
             (true, true) => Err(ConfigError::Conflict(
                 "LOAD_IN_8BIT and LOAD_IN_4BIT are both true; set one of them to false".to_owned(),
             )),

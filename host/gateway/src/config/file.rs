@@ -23,6 +23,8 @@ pub struct ConfigFile {
     pub log: LogSection,
     /// What is loaded, and where.
     pub model: ModelSection,
+    /// How a GPU is used.
+    pub cuda: CudaSection,
     /// Queue and batch.
     pub engine: EngineSection,
     /// What a request gets for the fields it leaves out.
@@ -178,9 +180,12 @@ pub struct ModelSection {
     /// `8bit` or `4bit`: make the weights of a model in F32, F16 or BF16 smaller while it loads.
     /// Default `none`; `LOAD_IN_8BIT` and `LOAD_IN_4BIT` go before.
     pub quantize: Quantize,
+    /// What a GPU computes in: `auto` and `bfloat16` are the same, `float32` is for comparison. The
+    /// CPU always computes in float32. Default `auto`.
+    pub dtype: Dtype,
     /// Threads that compute. Default: one for each physical core.
     pub threads: Option<NonZeroUsize>,
-    /// Memory for keys and values in MiB. Default: the engine's choice.
+    /// Memory for keys and values in MiB. Default 1024 on a CPU; what is free on a GPU.
     pub kv_memory_mib: Option<NonZeroUsize>,
     /// Most tokens of prompt and answer together. Default: the model's own limit.
     pub context_length: Option<NonZeroUsize>,
@@ -196,6 +201,7 @@ impl Default for ModelSection {
             hub: "https://huggingface.co".to_owned(),
             device: Device::Auto,
             quantize: Quantize::None,
+            dtype: Dtype::Auto,
             threads: None,
             kv_memory_mib: None,
             context_length: None,
@@ -231,6 +237,50 @@ pub enum Quantize {
     FourBit,
 }
 
+/// What a GPU computes activations in, and keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// bfloat16.
+    Auto,
+    /// What models are trained in.
+    Bfloat16,
+    /// Twice the memory, a fraction of the speed.
+    Float32,
+    /// Refused, with the reason.
+    Float16,
+}
+
+/// `[cuda]`: how a GPU is used. Read at start only.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CudaSection {
+    /// Which GPU, by the driver's count (`CUDA_VISIBLE_DEVICES` goes before). Default 0.
+    pub device: u32,
+    /// Prompts attend by one fused kernel; else by plain matrix products. Default true;
+    /// `USE_FLASH_ATTENTION` goes before.
+    pub flash_attention: bool,
+    /// Steps of running answers are recorded once and replayed. Default true.
+    pub graphs: bool,
+    /// Products of float32 (`dtype = "float32"`) are taken in TF32, with 10 bits of fraction.
+    /// Default false.
+    pub tf32: bool,
+    /// Folder for compiled kernels. Default `gapura/kernels` in the user's cache folder.
+    pub cache_dir: Option<PathBuf>,
+}
+
+impl Default for CudaSection {
+    fn default() -> Self {
+        Self {
+            device: 0,
+            flash_attention: true,
+            graphs: true,
+            tf32: false,
+            cache_dir: None,
+        }
+    }
+}
+
 /// `[engine]`: queue and batch. Read at start only.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -240,8 +290,9 @@ pub struct EngineSection {
     /// Sequences that are computed together. Default 64.
     pub max_num_seqs: NonZeroUsize,
     /// Tokens of one step: running answers first, the rest goes to prompts. Smaller steps
-    /// disturb running streams less, larger ones read prompts faster. Default 256.
-    pub max_step_tokens: NonZeroUsize,
+    /// disturb running streams less, larger ones read prompts faster. Default 256 on a CPU, 2048
+    /// on a GPU.
+    pub max_step_tokens: Option<NonZeroUsize>,
     /// How many times as long as a step of answers alone one with prompts in it may take, 1 or
     /// more: a prompt that arrives slows running streams by no more than this, and is read in
     /// smaller parts for it. `inf` for steps that are always full. Default 2.2.
@@ -259,7 +310,7 @@ impl Default for EngineSection {
         Self {
             max_queued: count(256),
             max_num_seqs: count(64),
-            max_step_tokens: count(256),
+            max_step_tokens: None,
             max_slowdown: 2.2,
             prefix_cache: true,
             sim_step_ms: 0.0,

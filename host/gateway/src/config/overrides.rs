@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Device, Digest, KeyConfig, LogFormat, Quantize, Secret,
+    Device, Digest, Dtype, KeyConfig, LogFormat, Quantize, Secret,
     file::{ConfigFile, SamplingSection},
 };
 
@@ -30,6 +30,10 @@ pub struct Overrides {
     pub device: Option<Device>,
     /// `--quantize`, `LOAD_IN_8BIT`, `LOAD_IN_4BIT`.
     pub quantize: Option<Quantize>,
+    /// `--dtype`.
+    pub dtype: Option<Dtype>,
+    /// `USE_FLASH_ATTENTION`.
+    pub flash_attention: Option<bool>,
     /// `--threads`.
     pub threads: Option<NonZeroUsize>,
     /// `--context-length`, `MODEL_MAX_LENGTH`.
@@ -85,6 +89,9 @@ impl Overrides {
         set(&mut model.kv_memory_mib, self.kv_memory_mib);
         model.device = self.device.unwrap_or(model.device);
         model.quantize = self.quantize.unwrap_or(model.quantize);
+        model.dtype = self.dtype.unwrap_or(model.dtype);
+        let cuda = &mut tree.cuda;
+        cuda.flash_attention = self.flash_attention.unwrap_or(cuda.flash_attention);
         set(&mut tree.plugins.dir, from_here(&self.plugin_dir));
         set(
             &mut tree.plugins.cache_dir,

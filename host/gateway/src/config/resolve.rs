@@ -10,14 +10,18 @@ use std::{
 };
 
 use super::{
-    AdminConfig, BindingConfig, Config, ConfigError, Digest, EngineConfig, FailurePolicyName,
-    GrantName, KeyConfig, LogConfig, ModelConfig, Overrides, PluginLimits, PluginsConfig,
-    RouteConfig, SamplingDefaults, SamplingLimits, SamplingSection, ServerConfig,
+    AdminConfig, BindingConfig, Config, ConfigError, CudaConfig, Digest, Dtype, EngineConfig,
+    FailurePolicyName, GrantName, KeyConfig, LogConfig, ModelConfig, Overrides, PluginLimits,
+    PluginsConfig, RouteConfig, SamplingDefaults, SamplingLimits, SamplingSection, ServerConfig,
     error::nearest,
     file::{BindingSection, ConfigFile, PluginLimitsSection, RouteSection, ServerSection},
     location::Document,
 };
 use crate::builtin;
+
+/// Why there is no float16.
+const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
+     answers would turn to nonsense. Say `bfloat16`, which takes the same memory, or `float32`";
 
 /// Most plugins of one route; a chain longer than this is a mistake.
 const MAX_BINDINGS: usize = 32;
@@ -261,6 +265,9 @@ pub(super) fn resolve(
             private_cache: entry.private_cache,
         });
     }
+    if tree.model.dtype == Dtype::Float16 {
+        return Err(ConfigError::Conflict(FLOAT16.to_owned()));
+    }
     let log_level = log_filter(&tree.log.level).map_err(ConfigError::Conflict)?;
     let config = Config {
         path: document.path.map(Path::to_owned),
@@ -293,9 +300,20 @@ pub(super) fn resolve(
             hub_token: environment.hub_token.clone(),
             device: tree.model.device,
             quantize: tree.model.quantize,
+            dtype: tree.model.dtype,
             threads: tree.model.threads,
             kv_memory_bytes: tree.model.kv_memory_mib.map(|mib| (mib.get() as u64) << 20),
             context_length: tree.model.context_length,
+        },
+        cuda: CudaConfig {
+            device: tree.cuda.device,
+            flash_attention: tree.cuda.flash_attention,
+            graphs: tree.cuda.graphs,
+            tf32: tree.cuda.tf32,
+            cache_dir: tree.cuda.cache_dir.map_or_else(
+                || user_cache_dir().join("gapura/kernels"),
+                |dir| folder.join(dir),
+            ),
         },
         engine: EngineConfig {
             max_queued: tree.engine.max_queued,

@@ -35,7 +35,7 @@ fn nothing_at_all_is_a_configuration() {
 #[test]
 fn unknown_keys_get_the_nearest_name_and_the_place() {
     insta::assert_snapshot!(message("[server]\nlistne = '127.0.0.1:1'\n"), @"gapura.toml:2:1: unknown key `listne`, did you mean `listen`? (known here: listen, allow_open, max_body_bytes, max_messages, request_timeout_seconds, body_timeout_seconds, header_timeout_seconds, drain_timeout_seconds, keep_alive_seconds, stall_seconds, cors_allow_origins, max_requests_per_minute)");
-    insta::assert_snapshot!(message("[plugin]\n"), @"gapura.toml:1:2: unknown key `plugin`, did you mean `plugins`? (known here: server, admin, log, model, engine, sampling, plugins, routes, keys)");
+    insta::assert_snapshot!(message("[plugin]\n"), @"gapura.toml:1:2: unknown key `plugin`, did you mean `plugins`? (known here: server, admin, log, model, cuda, engine, sampling, plugins, routes, keys)");
     insta::assert_snapshot!(message("[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatml', grants = ['tokeniser'] }]\n"), @"gapura.toml:3:43: unknown value `tokeniser`, did you mean `tokenizer`? (known here: log, config, tokenizer)");
 }
 
@@ -63,10 +63,20 @@ fn routes_and_keys_must_fit_together() {
 }
 
 #[test]
-fn what_is_not_there_yet_says_so() {
-    let error = parse_with("", &[("USE_FLASH_ATTENTION", "true")]).unwrap_err();
-    insta::assert_snapshot!(error.to_string(), @"environment variable USE_FLASH_ATTENTION: this version cannot do it yet (it belongs to the CUDA backend); set it to false");
-    assert!(parse_with("", &[("USE_FLASH_ATTENTION", "0")]).is_ok());
+fn flash_attention_is_as_the_environment_or_the_file_says() {
+    let is_on = |toml: &str, variables: &[(&str, &str)]| {
+        parse_with(toml, variables).unwrap().cuda.flash_attention
+    };
+    let off = "[cuda]\nflash_attention = false\n";
+    assert!(is_on("", &[]));
+    assert!(!is_on(off, &[]));
+    assert!(is_on(off, &[("USE_FLASH_ATTENTION", "true")]));
+    assert!(!is_on("", &[("USE_FLASH_ATTENTION", "0")]));
+}
+
+#[test]
+fn float16_is_refused_with_the_reason() {
+    insta::assert_snapshot!(message("[model]\ndtype = 'float16'\n"), @"`dtype` is float16, whose largest number Gemma 2's residual stream passes: answers would turn to nonsense. Say `bfloat16`, which takes the same memory, or `float32`");
 }
 
 #[test]
