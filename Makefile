@@ -65,6 +65,7 @@ lint: plugins ## Formatting, clippy, docs
 	cargo clippy --release --locked --manifest-path plugins/Cargo.toml --all-targets -- -D warnings
 	$(call say,Mutations still apply)
 	@python3 tests/mutants/run.py --check
+	@python3 tests/cuda/mutants.py --check
 	$(call say,Documentation)
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps
 
@@ -77,6 +78,9 @@ deny: ## Licences, sources and bans of all dependencies, by cargo-deny
 check-aarch64: check-tools ## The kernels' tests on 64-bit ARM, emulated by qemu (installs or names what it needs)
 	@tests/aarch64/run.sh
 
+check-cuda: check-tools ## The CUDA kernels without a GPU: compile for every architecture (fetches nvcc's wheels), test on the CPU
+	@tests/cuda/check.sh
+
 # --- gates ---------------------------------------------------------------------------------------
 
 verify: models ## Every gate that a CPU can run, in one table and JSON (LLAMACPP=1 adds the comparison with llama.cpp)
@@ -85,6 +89,9 @@ verify: models ## Every gate that a CPU can run, in one table and JSON (LLAMACPP
 mutants: plugins ## Make each mistake of a list on purpose and show that a test sees it (10 to 20 minutes)
 	python3 tests/mutants/run.py --json target/mutants.json $(if $(ONLY),--only "$(ONLY)")
 
+cuda-mutants: check-tools ## The same for the CUDA kernels, compiled for the CPU (ONLY= a regular expression)
+	python3 tests/cuda/mutants.py --json target/cuda-mutants.json $(if $(ONLY),--only "$(ONLY)")
+
 soak: build models ## Random mixed traffic for half an hour (SECONDS=): no leak, memory flat, every request accounted for
 	python3 tests/soak/soak.py --seconds $(or $(SECONDS),1800) --json target/soak.json
 
@@ -92,6 +99,11 @@ fuzz: check-tools ## Fuzz the readers of hostile files, grammars and stop string
 	@export PATH="$(TOOLS)/bin:$$PATH"; command -v cargo-fuzz >/dev/null || \
 	  cargo install --locked --quiet --root $(TOOLS) cargo-fuzz --version 0.13.2; \
 	python3 tests/fuzz/run.py --seconds $(or $(SECONDS),600) --json target/fuzz.json
+
+# --- GPU ------------------------------------------------------------------------------------------
+
+gpu-bundle: build ## One folder with all that checks and times a GPU, for a machine that has one: target/gpu-bundle
+	python3 tests/cuda/bundle.py
 
 # --- comparisons --------------------------------------------------------------------------------
 
@@ -113,4 +125,4 @@ bench-grammar: build models ## Constrain the demo model by 220 schemas, validate
 bench-sampler: build ## What choosing a token costs at 256,000 entries on one core: table, and JSON
 	target/release/examples/bench_sampler > target/sampler.json
 
-.PHONY: help demo test check-tools plugins build models lint deny check-aarch64 verify mutants soak fuzz verify-llamacpp verify-quantize bench-cpu bench-latency bench-grammar bench-sampler
+.PHONY: help demo test check-tools plugins build models lint deny check-aarch64 check-cuda verify mutants cuda-mutants soak fuzz verify-llamacpp verify-quantize gpu-bundle bench-cpu bench-latency bench-grammar bench-sampler

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -85,16 +86,20 @@ def run(suite, limit_s=LIMIT_S):
     """Runs a suite in the scratch copy: the tests that failed or hung, or why there is no result."""
     target = REPO / ("plugins/target" if suite == "plugins" else "target")
     env = os.environ | {"CARGO_TARGET_DIR": str(target), "CARGO_INCREMENTAL": "1", "RUST_BACKTRACE": "0"}
+    process = subprocess.Popen(SUITES[suite], cwd=TREE, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)
     try:
-        done = subprocess.run(SUITES[suite], cwd=TREE, env=env, capture_output=True, text=True, timeout=limit_s)
-    except subprocess.TimeoutExpired as stopped:
-        output = (stopped.stdout or b"").decode()
+        output, errors = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        # Cargo and the tests that it runs.
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
         hung = set(re.findall(r"^test (\S+) has been running for over", output, re.M))
         hung -= set(re.findall(r"^test (\S+) \.\.\.", output, re.M))
         return (sorted(hung), None) if hung else (None, f"took more than {limit_s} s")
-    if "test result:" not in done.stdout:
-        return None, "does not compile or start: " + done.stderr[-2000:]
-    return re.findall(r"^test (\S+) .*?FAILED$", done.stdout, re.M), None
+    if "test result:" not in output:
+        return None, "does not compile or start: " + errors[-2000:]
+    return re.findall(r"^test (\S+) .*?FAILED$", output, re.M), None
 
 
 def main():

@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Put everything that a GPU machine needs for checking and timing into one folder: make gpu-bundle.
+
+    python3 tests/cuda/bundle.py [--out target/gpu-bundle]
+
+Binaries without their debug information, kernels compiled ahead, plugins, scripts. What is there
+runs without a compiler, a toolkit or a network; see run.sh in it. Exit code 1 if it is larger than
+LIMIT_MIB when packed.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from check import toolkit
+
+REPO = Path(__file__).resolve().parents[2]
+LIMIT_MIB = 60
+ARCHITECTURES = ["8.0", "8.9", "9.0"]
+PLUGINS = ["gemma-chat", "request-guard", "pii-redact"]
+
+
+def test_binary(name):
+    """The executable of a test target, built if need be."""
+    command = ["cargo", "test", "--release", "--locked", "--workspace", "--test", name, "--no-run", "--message-format", "json"]
+    done = subprocess.run(command, cwd=REPO, check=True, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message["target"]["name"] == name:
+            return Path(message["executable"])
+    sys.exit(f"bundle: cargo built no test `{name}`")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=REPO / "target" / "gpu-bundle")
+    args = parser.parse_args()
+    out = args.out
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "bin").mkdir(parents=True)
+    release = REPO / "target" / "release"
+    binaries = {
+        "gapura": release / "gapura",
+        "bench_device": release / "examples" / "bench_device",
+        "device_tests": test_binary("device"),
+        "model_tests": test_binary("models"),
+    }
+    for name, path in binaries.items():
+        subprocess.run(["strip", "-o", str(out / "bin" / name), str(path)], check=True)
+    subprocess.run([str(release / "examples" / "prepare_kernels"), str(out / "kernels"), *ARCHITECTURES],
+                   env={"LD_LIBRARY_PATH": str(toolkit() / "lib")}, check=True)
+    for plugin in PLUGINS:
+        (out / "plugins").mkdir(exist_ok=True)
+        shutil.copy(REPO / "plugins" / "target" / "components" / f"{plugin}.wasm", out / "plugins")
+    for script in (REPO / "tests" / "cuda" / "bundle").iterdir():
+        shutil.copy(script, out)
+    # What the engine's tests read.
+    for folder in (REPO / "tests" / "fixtures").glob("tiny-*"):
+        shutil.copytree(folder, out / "tests" / "fixtures" / folder.name)
+    packed = out.with_suffix(".tar.gz")
+    with tarfile.open(packed, "w:gz", compresslevel=6) as archive:
+        archive.add(out, arcname="gpu-bundle")
+    mib = packed.stat().st_size / 2**20
+    print(f"{packed.relative_to(REPO)}: {mib:.1f} MiB packed, of {LIMIT_MIB}")
+    print("there: tar xzf gpu-bundle.tar.gz && gpu-bundle/run.sh --out results check decode")
+    return 0 if mib <= LIMIT_MIB else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
