@@ -18,7 +18,9 @@ const GEMMA_2: Specialization = Specialization {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let folder = args.next().ok_or("usage: prepare_kernels DIR MAJOR.MINOR...")?;
+    let folder = args
+        .next()
+        .ok_or("usage: prepare_kernels DIR MAJOR.MINOR...")?;
     let cache = KernelCache::new(folder.into());
     for capability in args {
         let (major, minor) = capability

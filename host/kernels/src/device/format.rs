@@ -142,7 +142,10 @@ impl MatrixFormat {
         let k = out.len();
         let parts = self.parts(k);
         let scale = |part: usize, index: usize| -> u16 {
-            u16::from_le_bytes([row[parts[part] + 2 * index], row[parts[part] + 2 * index + 1]])
+            u16::from_le_bytes([
+                row[parts[part] + 2 * index],
+                row[parts[part] + 2 * index + 1],
+            ])
         };
         match self {
             Self::F32 => dequantize(WeightType::F32, &row[..4 * k], out),
@@ -194,13 +197,7 @@ fn nibble(row: &[u8], l: usize) -> u8 {
     row[byte] >> shift & 15
 }
 
-fn pack_plain(
-    format: MatrixFormat,
-    weight_type: WeightType,
-    row: &[u8],
-    k: usize,
-    out: &mut [u8],
-) {
+fn pack_plain(format: MatrixFormat, weight_type: WeightType, row: &[u8], k: usize, out: &mut [u8]) {
     match (format, weight_type) {
         (MatrixFormat::F32, WeightType::F32) | (MatrixFormat::Bf16, WeightType::BF16) => {
             out[..row.len()].copy_from_slice(row);

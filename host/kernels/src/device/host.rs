@@ -168,7 +168,10 @@ impl Device for HostDevice {
     }
 
     fn read_back(&mut self, from: Region) -> Result<Readback, DeviceError> {
-        let bytes = self.arena.read("read back", from.address, from.bytes)?.to_vec();
+        let bytes = self
+            .arena
+            .read("read back", from.address, from.bytes)?
+            .to_vec();
         self.readbacks.push(Some(bytes));
         Ok(Readback(self.readbacks.len() as u64 - 1))
     }

@@ -7,12 +7,7 @@ mod rows;
 mod sampling;
 mod weights;
 
-use super::{
-    Address, DeviceError, Precision,
-    host::Arena,
-    launch::Specialization,
-    ops::Op,
-};
+use super::{Address, DeviceError, Precision, host::Arena, launch::Specialization, ops::Op};
 
 impl Op {
     /// Computes it in `arena`.

@@ -117,7 +117,13 @@ impl Op {
         let op = self.name();
         let columns = |format: MatrixFormat, k: u32| {
             let is_whole = (k as usize).is_multiple_of(format.block_len()) && k > 0;
-            require(op, "columns", u64::from(k), is_whole, "whole blocks of the format")
+            require(
+                op,
+                "columns",
+                u64::from(k),
+                is_whole,
+                "whole blocks of the format",
+            )
         };
         match self {
             Self::Embed(p, format) => columns(*format, p.hidden),
@@ -132,14 +138,26 @@ impl Op {
                 require(op, "format", 0, has_kernel, "W8 or W4")?;
                 columns(*format, p.k)
             }
-            Self::AttendDecode(p) => require(op, "splits", u64::from(p.splits), p.splits > 0, "positive"),
+            Self::AttendDecode(p) => {
+                require(op, "splits", u64::from(p.splits), p.splits > 0, "positive")
+            }
             Self::AttendPrefill(_) => {
                 let is_bf16 = for_.precision == Precision::Bf16;
-                require(op, "bytes of an activation", for_.precision.bytes(), is_bf16, "2 (bf16)")
+                require(
+                    op,
+                    "bytes of an activation",
+                    for_.precision.bytes(),
+                    is_bf16,
+                    "2 (bf16)",
+                )
             }
-            Self::Logprobs(Logprobs { vocab, .. }) | Self::Sample(Sample { vocab, .. }) => {
-                require(op, "vocabulary", u64::from(*vocab), *vocab <= MAX_VOCAB, "at most 4194304")
-            }
+            Self::Logprobs(Logprobs { vocab, .. }) | Self::Sample(Sample { vocab, .. }) => require(
+                op,
+                "vocabulary",
+                u64::from(*vocab),
+                *vocab <= MAX_VOCAB,
+                "at most 4194304",
+            ),
             _ => Ok(()),
         }
     }
@@ -157,8 +175,15 @@ impl Op {
             params: self.params(),
         };
         let strided = |module, kernel: &str, count: u64| {
-            let blocks = count.div_ceil(u64::from(STRIDE_BLOCK) * STRIDE_ITEMS).clamp(1, 1 << 16);
-            launch(module, kernel.to_owned(), [blocks as u32, 1, 1], STRIDE_BLOCK)
+            let blocks = count
+                .div_ceil(u64::from(STRIDE_BLOCK) * STRIDE_ITEMS)
+                .clamp(1, 1 << 16);
+            launch(
+                module,
+                kernel.to_owned(),
+                [blocks as u32, 1, 1],
+                STRIDE_BLOCK,
+            )
         };
         let by_format = |format: &MatrixFormat| format!("{}_{}", self.name(), format.name());
         Some(match self {
@@ -174,29 +199,60 @@ impl Op {
                 };
                 let rows = p.n.next_power_of_two();
                 let kernel = format!("gemv_{}_{epilogue}_{rows}", format.name());
-                launch("gemv", kernel, [p.m.div_ceil(GEMV_WARPS), 1, 1], 32 * GEMV_WARPS)
+                launch(
+                    "gemv",
+                    kernel,
+                    [p.m.div_ceil(GEMV_WARPS), 1, 1],
+                    32 * GEMV_WARPS,
+                )
             }
-            Self::Dequantize(p, format) => launch("dequantize", by_format(format), [p.m, 1, 1], 128),
+            Self::Dequantize(p, format) => {
+                launch("dequantize", by_format(format), [p.m, 1, 1], 128)
+            }
             Self::Glu(p) => strided("elementwise", "glu", u64::from(p.n) * u64::from(p.inner)),
             Self::SoftCap(p) => strided("elementwise", "soft_cap", p.count),
             Self::RopeKv(p) => {
                 let grid = [p.n, p.heads + 2 * p.kv_heads, 1];
-                launch("rope_kv", "rope_kv".into(), grid, (dim / 2).next_multiple_of(32))
+                launch(
+                    "rope_kv",
+                    "rope_kv".into(),
+                    grid,
+                    (dim / 2).next_multiple_of(32),
+                )
             }
-            Self::AttendDecode(p) => {
-                launch("attend_decode", "attend_decode".into(), [p.n, p.kv_heads, p.splits], 128)
-            }
-            Self::MergeSplits(p) => {
-                launch("attend_decode", "merge_splits".into(), [p.n, p.heads, 1], dim.next_multiple_of(32))
-            }
+            Self::AttendDecode(p) => launch(
+                "attend_decode",
+                "attend_decode".into(),
+                [p.n, p.kv_heads, p.splits],
+                128,
+            ),
+            Self::MergeSplits(p) => launch(
+                "attend_decode",
+                "merge_splits".into(),
+                [p.n, p.heads, 1],
+                dim.next_multiple_of(32),
+            ),
             Self::AttendPrefill(p) => Launch {
                 shared_bytes: prefill_shared_bytes(dim),
-                ..launch("attend_prefill", "attend_prefill".into(), [p.num_tiles, p.kv_heads * for_.group, 1], 128)
+                ..launch(
+                    "attend_prefill",
+                    "attend_prefill".into(),
+                    [p.num_tiles, p.kv_heads * for_.group, 1],
+                    128,
+                )
             },
-            Self::GatherKv(p) => launch("attend_plain", "gather_kv".into(), [p.count, p.kv_heads, 1], 64),
-            Self::MaskedSoftmax(p) => {
-                launch("attend_plain", "masked_softmax".into(), [p.rows, p.heads, 1], 256)
-            }
+            Self::GatherKv(p) => launch(
+                "attend_plain",
+                "gather_kv".into(),
+                [p.count, p.kv_heads, 1],
+                64,
+            ),
+            Self::MaskedSoftmax(p) => launch(
+                "attend_plain",
+                "masked_softmax".into(),
+                [p.rows, p.heads, 1],
+                256,
+            ),
             Self::Logprobs(p) => launch("sample", "logprobs".into(), [p.n, 1, 1], 1024),
             Self::Penalize(p) => launch("sample", "penalize".into(), [p.n, 1, 1], 1024),
             Self::Sample(p) => launch("sample", "sample".into(), [p.n, 1, 1], 1024),

@@ -33,7 +33,9 @@ impl Region {
     #[must_use]
     pub fn slice(self, offset: u64, bytes: u64) -> Self {
         assert!(
-            offset.checked_add(bytes).is_some_and(|end| end <= self.bytes),
+            offset
+                .checked_add(bytes)
+                .is_some_and(|end| end <= self.bytes),
             "{bytes} bytes at {offset} of a region of {}",
             self.bytes
         );

@@ -127,7 +127,10 @@ impl Arena {
 
     /// Finds what wrote past the end or before the beginning of an allocation.
     pub(super) fn check_borders(&self, what: &'static str) -> Result<(), DeviceError> {
-        let broken = self.blocks.values().find(|block| !block.has_whole_borders());
+        let broken = self
+            .blocks
+            .values()
+            .find(|block| !block.has_whole_borders());
         match broken {
             Some(block) => Err(outside(what, Address(block.address()), block.bytes as u64)),
             None => Ok(()),

@@ -50,7 +50,8 @@ impl KernelLibrary {
         // SAFETY: `emulation.cpp` defines the symbol with this signature.
         let run = unsafe { self.library.get::<LaunchFn>(b"gapura_launch\0") };
         let run = run.map_err(|error| failed(error.to_string()))?;
-        let kernel = CString::new(launch.kernel.as_str()).map_err(|error| failed(error.to_string()))?;
+        let kernel =
+            CString::new(launch.kernel.as_str()).map_err(|error| failed(error.to_string()))?;
         let mut message = [0_u8; MESSAGE_BYTES];
         // SAFETY: all pointers are valid for the sizes that go along with them, and the parameter
         // block is the kernel's own, whose size the callee compares. The addresses in it are this
@@ -73,6 +74,8 @@ impl KernelLibrary {
             return Ok(());
         }
         let end = message.iter().position(|&byte| byte == 0).unwrap_or(0);
-        Err(failed(String::from_utf8_lossy(&message[..end]).into_owned()))
+        Err(failed(
+            String::from_utf8_lossy(&message[..end]).into_owned(),
+        ))
     }
 }

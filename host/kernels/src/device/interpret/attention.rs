@@ -3,7 +3,9 @@
 use super::{Memory, capped};
 use crate::device::{
     Address, DeviceError,
-    ops::{AttendDecode, AttendPrefill, GatherKv, KV_BLOCK, MaskedSoftmax, MergeSplits, PrefillTile},
+    ops::{
+        AttendDecode, AttendPrefill, GatherKv, KV_BLOCK, MaskedSoftmax, MergeSplits, PrefillTile,
+    },
 };
 
 /// Keys of a tile, of which a split takes whole ones.
@@ -53,7 +55,10 @@ impl Pages {
         let scores: Vec<f64> = keys
             .iter()
             .map(|key| {
-                let products = q.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k));
+                let products = q
+                    .iter()
+                    .zip(key)
+                    .map(|(q, k)| f64::from(*q) * f64::from(*k));
                 capped(products.sum::<f64>() * f64::from(scale), cap)
             })
             .collect();
@@ -135,7 +140,11 @@ pub(super) fn merge(
         let first = index * splits;
         let sums = memory.f32s(p.partial_sums.offset(8 * first as u64), 2 * splits)?;
         let partial = memory.f32s(p.partial.offset(4 * (first * dim) as u64), splits * dim)?;
-        let greatest = sums.iter().step_by(2).copied().fold(f32::NEG_INFINITY, f32::max);
+        let greatest = sums
+            .iter()
+            .step_by(2)
+            .copied()
+            .fold(f32::NEG_INFINITY, f32::max);
         let mut total = 0.0;
         let mut out = vec![0.0; dim];
         for (sums, partial) in sums.chunks_exact(2).zip(partial.chunks_exact(dim)) {
@@ -168,7 +177,9 @@ pub(super) fn prefill(
         let pages = Pages {
             k_cache: p.k_cache,
             v_cache: p.v_cache,
-            table: p.tables.offset(4 * u64::from(table) * u64::from(p.table_stride)),
+            table: p
+                .tables
+                .offset(4 * u64::from(table) * u64::from(p.table_stride)),
             kv_heads,
             dim,
         };
@@ -187,11 +198,7 @@ pub(super) fn prefill(
     Ok(())
 }
 
-pub(super) fn gather(
-    memory: &mut Memory<'_>,
-    p: &GatherKv,
-    dim: usize,
-) -> Result<(), DeviceError> {
+pub(super) fn gather(memory: &mut Memory<'_>, p: &GatherKv, dim: usize) -> Result<(), DeviceError> {
     let (first, count) = (p.first as usize, p.count as usize);
     let pages = Pages {
         k_cache: p.k_cache,

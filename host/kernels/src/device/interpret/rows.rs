@@ -45,7 +45,8 @@ pub(super) fn glu(memory: &mut Memory<'_>, p: &Glu) -> Result<(), DeviceError> {
         let x = memory.acts(p.x, 2 * i * inner, 2 * inner)?;
         let (gate, up) = x.split_at(inner);
         let activation = if p.silu == 1 { silu } else { gelu_tanh };
-        let gated = |(gate, up): (&f32, &f32)| (activation(f64::from(*gate)) * f64::from(*up)) as f32;
+        let gated =
+            |(gate, up): (&f32, &f32)| (activation(f64::from(*gate)) * f64::from(*up)) as f32;
         let out: Vec<f32> = gate.iter().zip(up).map(gated).collect();
         memory.put_acts(p.out, i * inner, &out)?;
     }
@@ -60,11 +61,7 @@ pub(super) fn soft_cap(memory: &mut Memory<'_>, p: &SoftCap) -> Result<(), Devic
     memory.put_f32s(p.x, 0, &x)
 }
 
-pub(super) fn rope_kv(
-    memory: &mut Memory<'_>,
-    p: &RopeKv,
-    dim: usize,
-) -> Result<(), DeviceError> {
+pub(super) fn rope_kv(memory: &mut Memory<'_>, p: &RopeKv, dim: usize) -> Result<(), DeviceError> {
     let (heads, kv_heads) = (p.heads as usize, p.kv_heads as usize);
     let all = heads + 2 * kv_heads;
     let inv_freq = memory.f32s(p.inv_freq, dim / 2)?;
@@ -134,7 +131,9 @@ pub(super) fn count_non_finite(
 /// Box-Muller over two hashes of seed and index (SplitMix64).
 pub(super) fn fill_random(memory: &mut Memory<'_>, p: &FillRandom) -> Result<(), DeviceError> {
     let uniform = |index: u64| {
-        let mut z = p.seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut z = p
+            .seed
+            .wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 40) as f64 / f64::from(1 << 24)
@@ -153,7 +152,9 @@ pub(super) fn fill_random(memory: &mut Memory<'_>, p: &FillRandom) -> Result<(),
 /// sum of all words, and that is what block 0 gets here.
 pub(super) fn read_probe(memory: &mut Memory<'_>, p: &ReadProbe) -> Result<(), DeviceError> {
     let words = memory.u32s(p.x, p.bytes as usize / 4)?;
-    let total = words.iter().fold(0_u32, |sum, word| sum.wrapping_add(*word));
+    let total = words
+        .iter()
+        .fold(0_u32, |sum, word| sum.wrapping_add(*word));
     let mut sums = vec![0; p.blocks as usize];
     sums[0] = total;
     memory.put_u32s(p.out, 0, &sums)

@@ -47,7 +47,10 @@ fn logits_of(
     row: usize,
     vocab: u32,
 ) -> Result<Vec<f32>, DeviceError> {
-    memory.f32s(logits.offset(4 * row as u64 * u64::from(vocab)), vocab as usize)
+    memory.f32s(
+        logits.offset(4 * row as u64 * u64::from(vocab)),
+        vocab as usize,
+    )
 }
 
 pub(super) fn logprobs(memory: &mut Memory<'_>, p: &Logprobs) -> Result<(), DeviceError> {
@@ -58,7 +61,9 @@ pub(super) fn logprobs(memory: &mut Memory<'_>, p: &Logprobs) -> Result<(), Devi
         }
         let logits = logits_of(memory, p.logits, row, p.vocab)?;
         let ids = finite_by_size(&logits);
-        let greatest = ids.first().map_or(f32::NEG_INFINITY, |id| logits[*id as usize]);
+        let greatest = ids
+            .first()
+            .map_or(f32::NEG_INFINITY, |id| logits[*id as usize]);
         let weight = |id: &u32| (f64::from(logits[*id as usize]) - f64::from(greatest)).exp();
         let total: f64 = ids.iter().map(weight).sum();
         let mut report = RowLogprobs {
@@ -99,7 +104,8 @@ pub(super) fn penalize(memory: &mut Memory<'_>, p: &Penalize) -> Result<(), Devi
         }
         let mut logits = logits_of(memory, p.logits, row, p.vocab)?;
         let biases = memory.u32s(
-            p.biases.offset((params.bias_start as usize * size_of::<Bias>()) as u64),
+            p.biases
+                .offset((params.bias_start as usize * size_of::<Bias>()) as u64),
             2 * params.bias_len as usize,
         )?;
         for bias in biases.chunks_exact(2) {
@@ -110,7 +116,10 @@ pub(super) fn penalize(memory: &mut Memory<'_>, p: &Penalize) -> Result<(), Devi
         penalize_seen(memory, p, &params, &mut logits)?;
         if params.flags & RowSampling::MASKED != 0 {
             let words = p.vocab.div_ceil(32) as usize;
-            let mask = memory.u32s(p.masks.offset((4 * words * params.mask as usize) as u64), words)?;
+            let mask = memory.u32s(
+                p.masks.offset((4 * words * params.mask as usize) as u64),
+                words,
+            )?;
             for (id, logit) in logits.iter_mut().enumerate() {
                 if mask[id / 32] >> (id % 32) & 1 == 0 {
                     *logit = f32::NEG_INFINITY;
@@ -136,7 +145,13 @@ fn penalize_seen(
     }
     let start = p.history.offset(4 * u64::from(params.history_start));
     let mut seen = memory.u32s(start, params.history_len as usize)?;
-    let newest = input_token(memory, params.newest as usize, p.tokens, p.sources, p.sampled)?;
+    let newest = input_token(
+        memory,
+        params.newest as usize,
+        p.tokens,
+        p.sources,
+        p.sampled,
+    )?;
     seen.push(newest);
     // How often each token was generated; 0 for those of the prompt alone.
     let mut counts: HashMap<u32, u32> = HashMap::new();
