@@ -175,6 +175,36 @@ fn one_prompt_is_answered_without_a_server() {
     assert_eq!(raw, "You said: halo\n");
 }
 
+/// Where there is no driver, `cuda` says what is missing and `auto` goes on without.
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_only_where_it_was_asked_for() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-gemma2-b");
+    let on = |device: &str| {
+        gapura()
+            .args([
+                "generate",
+                "--model",
+                model,
+                "--prompt",
+                "a",
+                "--max-tokens",
+                "2",
+            ])
+            .args(["--device", device])
+            .env("LD_LIBRARY_PATH", "/nowhere")
+            .output()
+            .unwrap()
+    };
+    if std::path::Path::new("/dev/nvidia0").exists() {
+        eprintln!("SKIPPED: this machine has a GPU");
+        return;
+    }
+    let refused = error(&on("cuda"));
+    assert!(refused.contains("libcuda.so.1"), "{refused}");
+    assert!(refused.contains("driver"), "{refused}");
+    stdout(&on("auto"));
+}
+
 #[test]
 fn doctor_reports_in_json() {
     let text = stdout(&run(&["doctor", "--json"]));

@@ -6,5 +6,5 @@ pub const SHORT: &str = env!("CARGO_PKG_VERSION");
 /// The release with what it was built of.
 pub const LONG: &str = concat!(
     env!("CARGO_PKG_VERSION"),
-    " (plugin contract gapura:plugin@0.1.0, wasmtime 48, backends: cpu, sim)"
+    " (plugin contract gapura:plugin@0.1.0, wasmtime 48, backends: cuda, cpu, sim)"
 );

@@ -190,11 +190,18 @@ mod tests {
         all.iter().map(|candidate| candidate.id).collect()
     }
 
-    /// Of weights, which are given as the logits that make them.
+    /// The logits that make `weights`, and the weights that they make: the same but for rounding.
+    fn as_logits(weights: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let logits: Vec<f32> = weights.iter().map(|weight| weight.ln()).collect();
+        let weigher = Weigher::new(0.0, 1.0);
+        let weights = logits.iter().map(|logit| weigher.weight(*logit)).collect();
+        (logits, weights)
+    }
+
+    /// Of weights, which top-k is given as the logits that make them.
     fn survivors(weights: &[f32], params: &SamplingParams) -> Vec<u32> {
         if params.top_k > 0 {
-            // Weights in order are enough: logits are only compared before they are weighed.
-            let logits: Vec<f32> = weights.iter().map(|weight| weight.ln()).collect();
+            let (logits, _) = as_logits(weights);
             let kept = listed(&logits, Weigher::new(0.0, 1.0), params);
             return kept.iter().map(|candidate| candidate.id).collect();
         }
@@ -219,6 +226,8 @@ mod tests {
             weights[0] = 1.0;
             let params = SamplingParams { top_k, top_p, min_p, ..SamplingParams::default() };
             let mut survivors = survivors(&weights, &params);
+            // A list is cut where its own weights, rounding and all, reach the mass.
+            let weights = if top_k > 0 { as_logits(&weights).1 } else { weights };
             let mut expected = by_sorting(&weights, &params);
             survivors.sort_unstable();
             expected.sort_unstable();
