@@ -58,7 +58,8 @@ def main():
         shutil.copy(REPO / "plugins" / "target" / "components" / f"{plugin}.wasm", out / "plugins")
     for script in (REPO / "tests" / "cuda" / "bundle").iterdir():
         shutil.copy(script, out)
-    # What the engine's tests read.
+    # What the engine's tests read, where they look for it.
+    (out / "host" / "engine").mkdir(parents=True)
     for folder in (REPO / "tests" / "fixtures").glob("tiny-*"):
         shutil.copytree(folder, out / "tests" / "fixtures" / folder.name)
     packed = out.with_suffix(".tar.gz")

@@ -26,7 +26,7 @@ name = "template"
 plugins = [{{ plugin = "gemma-chat" }}]
 [[routes]]
 name = "chain"
-plugins = [{{ plugin = "request-guard" }}, {{ plugin = "gemma-chat" }}, {{ plugin = "pii-redact" }}]
+plugins = [{{ plugin = "request-guard", grants = ["log", "config", "tokenizer"] }}, {{ plugin = "gemma-chat" }}, {{ plugin = "pii-redact" }}]
 """
 TEXT = "Ceritakan tentang kota Semarang dan makanan khasnya. " * 8
 
@@ -34,7 +34,8 @@ TEXT = "Ceritakan tentang kota Semarang dan makanan khasnya. " * 8
 def stream(port, route, tokens, results):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     body = {"model": route, "messages": [{"role": "user", "content": TEXT}], "stream": True, "max_tokens": tokens,
-            "temperature": 0, "ignore_eos": True, "stream_options": {"include_usage": True}}
+            # Zeros for weights make all tokens equal: this one is text that clients and plugins see.
+            "temperature": 0, "ignore_eos": True, "logit_bias": {"70": 50}, "stream_options": {"include_usage": True}}
     start = time.perf_counter()
     connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
     response = connection.getresponse()

@@ -4,7 +4,7 @@ mod logprobs;
 mod penalties;
 mod probabilities;
 
-use gapura_kernels::device::{Device, HostDevice, Op, RowSampling, Sample, Upload};
+use gapura_kernels::device::{Device, Op, RowSampling, Sample, Upload};
 use rand::Rng;
 
 use crate::support::{self, Tolerance};
@@ -35,7 +35,7 @@ const GREEDY: RowSampling = RowSampling {
 };
 
 /// The tokens drawn, and their logits.
-fn sample(device: &mut HostDevice, logits: &[f32], params: &[RowSampling]) -> (Vec<u32>, Vec<f32>) {
+fn sample(device: &mut dyn Device, logits: &[f32], params: &[RowSampling]) -> (Vec<u32>, Vec<f32>) {
     let n = params.len();
     let sampled = support::allocate(device, 4 * n);
     let sampled_logits = support::allocate(device, 4 * n);

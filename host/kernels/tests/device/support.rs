@@ -1,4 +1,6 @@
-//! Runs operations by their references and by their kernels, and compares what they wrote.
+//! Runs operations by their references and by their kernels, and compares what they wrote. The
+//! kernels run on this machine's processor; with `GAPURA_TEST_DEVICE=cuda` on the first GPU, compiled
+//! into the folder `GAPURA_KERNEL_CACHE`.
 
 mod case;
 mod weights;
@@ -10,7 +12,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use gapura_kernels::device::{Device, HostDevice, Precision, Region, Specialization, emulation};
+use gapura_kernels::device::{
+    CudaDevice, Device, HostDevice, KernelCache, Precision, Region, Specialization, emulation,
+};
 use half::bf16;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -56,8 +60,14 @@ impl Tolerance {
     }
 
     fn accepts(self, expected: f32, found: f32) -> bool {
-        let is_close = (expected - found).abs() <= self.absolute + self.relative * expected.abs();
-        expected.to_bits() == found.to_bits() || (self.absolute > 0.0 && is_close)
+        // A GPU contracts products and sums as it likes.
+        let relative = if is_on_gpu() {
+            self.relative.max(1e-6)
+        } else {
+            self.relative
+        };
+        let is_close = (expected - found).abs() <= self.absolute + relative * expected.abs();
+        expected.to_bits() == found.to_bits() || (relative > 0.0 && is_close)
     }
 
     /// Panics with the first value that is too far off.
@@ -81,17 +91,16 @@ pub(crate) fn compare(
     specialization: Specialization,
     name: &str,
     tolerance: Tolerance,
-    mut run: impl FnMut(&mut HostDevice) -> Vec<f32>,
+    mut run: impl FnMut(&mut dyn Device) -> Vec<f32>,
 ) -> Vec<f32> {
     let mut interpreter = HostDevice::interpreter(specialization, CAPACITY_BYTES).unwrap();
     let expected = run(&mut interpreter);
     let mut found: Option<Vec<f32>> = None;
     for order in ORDERS {
-        let Some(mut device) = emulator(specialization) else {
+        let Some(mut device) = kernels(specialization, order) else {
             return expected;
         };
-        device.shuffle_threads(order);
-        let results = run(&mut device);
+        let results = run(&mut *device);
         match &found {
             None => tolerance.check(&format!("{name} {specialization:?}"), &expected, &results),
             Some(first) => Tolerance::EXACT.check(
@@ -105,10 +114,23 @@ pub(crate) fn compare(
     found.unwrap_or(expected)
 }
 
-/// A device that runs the kernels; `None`, and a line that says so, where there is no compiler.
-pub(crate) fn emulator(specialization: Specialization) -> Option<HostDevice> {
+fn is_on_gpu() -> bool {
+    std::env::var_os("GAPURA_TEST_DEVICE").is_some_and(|device| device == "cuda")
+}
+
+/// A device that runs the kernels, threads in an order of their own or another (a GPU has its own);
+/// `None`, and a line that says so, where there is no compiler.
+pub(crate) fn kernels(specialization: Specialization, order: u32) -> Option<Box<dyn Device>> {
+    if is_on_gpu() {
+        let cache = KernelCache::new(std::env::var_os("GAPURA_KERNEL_CACHE").unwrap().into());
+        return Some(Box::new(
+            CudaDevice::open(0, specialization, &cache).unwrap(),
+        ));
+    }
     let library = library(specialization)?;
-    Some(HostDevice::emulator(specialization, CAPACITY_BYTES, &library).unwrap())
+    let mut device = HostDevice::emulator(specialization, CAPACITY_BYTES, &library).unwrap();
+    device.shuffle_threads(order);
+    Some(Box::new(device))
 }
 
 /// The kernels' library, built once. `GAPURA_KERNEL_SOURCES` names a folder with other sources,
@@ -147,22 +169,22 @@ pub(crate) fn files_in(folder: &Path) -> Vec<(String, String)> {
     emulation::source_names().into_iter().map(read).collect()
 }
 
-pub(crate) fn allocate(device: &mut HostDevice, bytes: usize) -> Region {
+pub(crate) fn allocate(device: &mut dyn Device, bytes: usize) -> Region {
     device.allocate(bytes as u64).unwrap()
 }
 
-pub(crate) fn upload(device: &mut HostDevice, bytes: &[u8]) -> Region {
+pub(crate) fn upload(device: &mut dyn Device, bytes: &[u8]) -> Region {
     let region = allocate(device, bytes.len());
     device.write(region, bytes).unwrap();
     region
 }
 
-pub(crate) fn read_bytes(device: &mut HostDevice, region: Region) -> Vec<u8> {
+pub(crate) fn read_bytes(device: &mut dyn Device, region: Region) -> Vec<u8> {
     let readback = device.read_back(region).unwrap();
     device.wait(readback).unwrap()
 }
 
-pub(crate) fn read_u32s(device: &mut HostDevice, region: Region) -> Vec<u32> {
+pub(crate) fn read_u32s(device: &mut dyn Device, region: Region) -> Vec<u32> {
     let bytes = read_bytes(device, region);
     bytes
         .as_chunks()
@@ -172,11 +194,11 @@ pub(crate) fn read_u32s(device: &mut HostDevice, region: Region) -> Vec<u32> {
         .collect()
 }
 
-pub(crate) fn read_f32s(device: &mut HostDevice, region: Region) -> Vec<f32> {
+pub(crate) fn read_f32s(device: &mut dyn Device, region: Region) -> Vec<f32> {
     read_acts(device, Precision::F32, region)
 }
 
-pub(crate) fn read_acts(device: &mut HostDevice, precision: Precision, region: Region) -> Vec<f32> {
+pub(crate) fn read_acts(device: &mut dyn Device, precision: Precision, region: Region) -> Vec<f32> {
     act_values(precision, &read_bytes(device, region))
 }
 

@@ -1,6 +1,6 @@
 //! Attention of one query row a sequence.
 
-use gapura_kernels::device::{AttendDecode, Device, HostDevice, MergeSplits, Op, Specialization};
+use gapura_kernels::device::{AttendDecode, Device, MergeSplits, Op, Specialization};
 
 use super::{KV_HEADS, Sequences, first_visible, heads, queries, scale};
 use crate::support::{self, Tolerance};
@@ -13,7 +13,7 @@ struct DecodeCase {
 }
 
 /// The result; of several splits also the shares.
-fn decode(device: &mut HostDevice, for_: Specialization, case: &DecodeCase, seed: u64) -> Vec<f32> {
+fn decode(device: &mut dyn Device, for_: Specialization, case: &DecodeCase, seed: u64) -> Vec<f32> {
     let mut rng = support::rng(seed);
     let positions: Vec<_> = case
         .lengths

@@ -1,6 +1,6 @@
 //! The parts of attention by matrix products.
 
-use gapura_kernels::device::{Device, GatherKv, MaskedSoftmax, Op};
+use gapura_kernels::device::{GatherKv, MaskedSoftmax, Op};
 
 use super::{KV_HEADS, Sequences, heads};
 use crate::support::{self, Tolerance};

@@ -1,7 +1,7 @@
 //! Attention of many query rows a sequence.
 
 use gapura_kernels::device::{
-    AttendDecode, AttendPrefill, Device, HostDevice, Op, PREFILL_TILE_ROWS, Precision, PrefillTile,
+    AttendDecode, AttendPrefill, Device, Op, PREFILL_TILE_ROWS, Precision, PrefillTile,
     Specialization, Upload,
 };
 
@@ -52,7 +52,7 @@ impl PrefillCase {
     }
 }
 
-fn prefill(device: &mut HostDevice, for_: Specialization, case: &PrefillCase) -> Vec<f32> {
+fn prefill(device: &mut dyn Device, for_: Specialization, case: &PrefillCase) -> Vec<f32> {
     let (sequences, queries) = case.data(for_);
     let tiles = case.tiles();
     // A row more, which is nobody's.
@@ -162,7 +162,7 @@ fn sees_as_far_as_its_window() {
 #[test]
 fn equals_decode_row_by_row() {
     let for_ = support::bf16(256, 2);
-    let Some(mut device) = support::emulator(for_) else {
+    let Some(mut device) = support::kernels(for_, 0) else {
         return;
     };
     let case = PrefillCase {
@@ -170,18 +170,18 @@ fn equals_decode_row_by_row() {
         window: 50,
         cap: 50.0,
     };
-    let at_once = prefill(&mut device, for_, &case);
+    let at_once = prefill(&mut *device, for_, &case);
     let (sequences, queries) = case.data(for_);
     let (first, count) = case.sequences[0];
     let tables = sequences.tables.repeat(count as usize);
     let lengths: Vec<u32> = (0..count).map(|row| first + row + 1).collect();
-    let out = support::allocate(&mut device, queries.len());
+    let out = support::allocate(&mut *device, queries.len());
     let op = AttendDecode {
-        q: support::upload(&mut device, &queries).address,
-        k_cache: support::upload(&mut device, &sequences.k).address,
-        v_cache: support::upload(&mut device, &sequences.v).address,
-        tables: support::upload(&mut device, &support::u32_bytes(&tables)).address,
-        lengths: support::upload(&mut device, &support::u32_bytes(&lengths)).address,
+        q: support::upload(&mut *device, &queries).address,
+        k_cache: support::upload(&mut *device, &sequences.k).address,
+        v_cache: support::upload(&mut *device, &sequences.v).address,
+        tables: support::upload(&mut *device, &support::u32_bytes(&tables)).address,
+        lengths: support::upload(&mut *device, &support::u32_bytes(&lengths)).address,
         out: out.address,
         n: count,
         kv_heads: KV_HEADS,
@@ -193,7 +193,7 @@ fn equals_decode_row_by_row() {
         ..AttendDecode::default()
     };
     device.run(&[Op::AttendDecode(op)]).unwrap();
-    let one_by_one = support::read_acts(&mut device, for_.precision, out);
+    let one_by_one = support::read_acts(&mut *device, for_.precision, out);
     PREFILL.check("prefill and decode", &one_by_one, &at_once);
 }
 
@@ -201,7 +201,7 @@ fn equals_decode_row_by_row() {
 #[test]
 fn a_prompt_in_pieces_attends_as_in_one() {
     let for_ = support::bf16(64, 3);
-    let Some(mut device) = support::emulator(for_) else {
+    let Some(mut device) = support::kernels(for_, 0) else {
         return;
     };
     let whole = PrefillCase {
@@ -209,7 +209,7 @@ fn a_prompt_in_pieces_attends_as_in_one() {
         window: 40,
         cap: 50.0,
     };
-    let at_once = prefill(&mut device, for_, &whole);
+    let at_once = prefill(&mut *device, for_, &whole);
     let (sequences, queries) = whole.data(for_);
     let row_len = queries.len() / 128;
     let mut pieces = Vec::new();
@@ -221,13 +221,13 @@ fn a_prompt_in_pieces_attends_as_in_one() {
             table: 0,
         };
         let bytes = &queries[first as usize * row_len..][..count as usize * row_len];
-        let out = support::allocate(&mut device, bytes.len());
+        let out = support::allocate(&mut *device, bytes.len());
         let op = AttendPrefill {
-            q: support::upload(&mut device, bytes).address,
-            k_cache: support::upload(&mut device, &sequences.k).address,
-            v_cache: support::upload(&mut device, &sequences.v).address,
-            tables: support::upload(&mut device, &support::u32_bytes(&sequences.tables)).address,
-            tiles: support::upload(&mut device, [tile].as_bytes()).address,
+            q: support::upload(&mut *device, bytes).address,
+            k_cache: support::upload(&mut *device, &sequences.k).address,
+            v_cache: support::upload(&mut *device, &sequences.v).address,
+            tables: support::upload(&mut *device, &support::u32_bytes(&sequences.tables)).address,
+            tiles: support::upload(&mut *device, [tile].as_bytes()).address,
             out: out.address,
             num_tiles: 1,
             kv_heads: KV_HEADS,
@@ -237,7 +237,7 @@ fn a_prompt_in_pieces_attends_as_in_one() {
             cap: whole.cap,
         };
         device.run(&[Op::AttendPrefill(op)]).unwrap();
-        pieces.extend(support::read_acts(&mut device, for_.precision, out));
+        pieces.extend(support::read_acts(&mut *device, for_.precision, out));
     }
     PREFILL.check("pieces", &at_once, &pieces);
 }

@@ -1,12 +1,12 @@
 //! The most likely tokens, and the total.
 
-use gapura_kernels::device::{Device, HostDevice, Logprobs, MAX_LOGPROBS, Op, RowSampling, Upload};
+use gapura_kernels::device::{Device, Logprobs, MAX_LOGPROBS, Op, RowSampling, Upload};
 
 use super::DRAW;
 use crate::support::{self, Tolerance};
 
 /// Count, tokens and logits; then the total.
-fn logprobs(device: &mut HostDevice, logits: &[f32], params: &[RowSampling]) -> Vec<f32> {
+fn logprobs(device: &mut dyn Device, logits: &[f32], params: &[RowSampling]) -> Vec<f32> {
     let n = params.len();
     let words = 2 + 2 * MAX_LOGPROBS;
     let out = support::allocate(device, 4 * n * words);

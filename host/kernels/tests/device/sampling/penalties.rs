@@ -1,6 +1,6 @@
 //! What changes logits.
 
-use gapura_kernels::device::{Bias, Device, HostDevice, Op, Penalize, RowSampling, Upload};
+use gapura_kernels::device::{Bias, Device, Op, Penalize, RowSampling, Upload};
 use rand::Rng;
 
 use super::DRAW;
@@ -17,7 +17,7 @@ struct Step {
 }
 
 fn penalize(
-    device: &mut HostDevice,
+    device: &mut dyn Device,
     logits: &[f32],
     params: &[RowSampling],
     step: &Step,

@@ -40,12 +40,12 @@ fn probabilities(logits: &[f32], params: &RowSampling) -> Vec<f64> {
 fn counts(logits: &[f32], params: &RowSampling, randoms: &[u64]) -> Option<Vec<u32>> {
     let mut counts = vec![0; logits.len()];
     for randoms in randoms.chunks(2000) {
-        let mut device = support::emulator(support::f32(64, 1))?;
+        let mut device = support::kernels(support::f32(64, 1), 0)?;
         let rows: Vec<_> = randoms
             .iter()
             .map(|&random| RowSampling { random, ..*params })
             .collect();
-        for id in sample(&mut device, &logits.repeat(rows.len()), &rows).0 {
+        for id in sample(&mut *device, &logits.repeat(rows.len()), &rows).0 {
             counts[id as usize] += 1;
         }
     }

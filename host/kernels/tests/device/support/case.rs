@@ -7,7 +7,7 @@ use gapura_kernels::device::{
 };
 
 use super::{
-    CAPACITY_BYTES, ORDERS, Tolerance, act_bytes, act_values, emulator, f32_bytes, u32_bytes,
+    CAPACITY_BYTES, ORDERS, Tolerance, act_bytes, act_values, f32_bytes, kernels, u32_bytes,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -157,9 +157,8 @@ impl Case {
         let expected = self.run(&mut interpreter, &ops).unwrap();
         let mut found: Option<Results> = None;
         for order in ORDERS {
-            let mut emulator = emulator(self.specialization)?;
-            emulator.shuffle_threads(order);
-            let results = self.run(&mut emulator, &ops).unwrap();
+            let mut device = kernels(self.specialization, order)?;
+            let results = self.run(&mut *device, &ops).unwrap();
             match &found {
                 None => {
                     self.compare(&expected, &results);
@@ -180,13 +179,13 @@ impl Case {
         &self,
         ops: impl Fn(&Placed) -> Vec<Op>,
     ) -> Option<Result<Results, DeviceError>> {
-        let mut emulator = emulator(self.specialization)?;
-        Some(self.run(&mut emulator, &ops))
+        let mut device = kernels(self.specialization, 0)?;
+        Some(self.run(&mut *device, &ops))
     }
 
     pub(crate) fn run(
         &self,
-        device: &mut HostDevice,
+        device: &mut dyn Device,
         ops: &impl Fn(&Placed) -> Vec<Op>,
     ) -> Result<Results, DeviceError> {
         let mut regions = Vec::new();
