@@ -178,13 +178,13 @@ fn one_prompt_is_answered_without_a_server() {
 /// Where there is no driver, `cuda` says what is missing and `auto` goes on without.
 #[test]
 fn a_gpu_that_is_not_there_is_an_error_only_where_it_was_asked_for() {
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/tiny-gemma2-b");
-    let on = |device: &str| {
+    let fixture = |name: &str| format!("{}/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+    let on = |device: &str, model: &str| {
         gapura()
             .args([
                 "generate",
                 "--model",
-                model,
+                &fixture(model),
                 "--prompt",
                 "a",
                 "--max-tokens",
@@ -199,10 +199,12 @@ fn a_gpu_that_is_not_there_is_an_error_only_where_it_was_asked_for() {
         eprintln!("SKIPPED: this machine has a GPU");
         return;
     }
-    let refused = error(&on("cuda"));
+    let refused = error(&on("cuda", "tiny-gemma2-b"));
     assert!(refused.contains("libcuda.so.1"), "{refused}");
     assert!(refused.contains("driver"), "{refused}");
-    stdout(&on("auto"));
+    stdout(&on("auto", "tiny-gemma2-b"));
+    // Its heads are of 12, which no kernel has.
+    stdout(&on("auto", "tiny-llama"));
 }
 
 #[test]

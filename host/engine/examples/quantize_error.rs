@@ -166,7 +166,7 @@ fn logprobs(
     rows.into_iter()
         .map(|row| match row {
             RowOutput::Logits(logits) => Ok(log_softmax(&logits)),
-            RowOutput::Sampled(_) => Err("the CPU does not sample".into()),
+            RowOutput::Sampled(_) | RowOutput::Undrawable => Err("the CPU does not sample".into()),
         })
         .collect()
 }

@@ -154,7 +154,7 @@ fn step(
     rows.into_iter()
         .map(|row| match row {
             RowOutput::Logits(logits) => Ok(logits),
-            RowOutput::Sampled(_) => Err("the CPU does not sample".into()),
+            RowOutput::Sampled(_) | RowOutput::Undrawable => Err("the CPU does not sample".into()),
         })
         .collect()
 }

@@ -268,12 +268,17 @@ impl Engine {
         self.shared.stats.snapshot()
     }
 
+    /// Returns once the engine has ended: it was shut down, or nothing can run its model any more.
+    pub async fn ended(&self) {
+        // Nothing is ever sent: an error says that the thread let go of its end.
+        let _ = self.shared.ended.clone().changed().await;
+    }
+
     /// Takes no new request, lets those already accepted end for as long as `grace`, fails
     /// the rest with [`EngineError::ShuttingDown`], and returns once the thread has ended.
     pub async fn shutdown(&self, grace: Duration) {
         self.begin_shutdown(grace);
-        // Nothing is ever sent: an error says that the thread let go of its end.
-        let _ = self.shared.ended.clone().changed().await;
+        self.ended().await;
         self.join();
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 use restart::{Next, Restarts};
 use tokio::sync::mpsc::Sender;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     error::EngineError,
@@ -26,7 +26,7 @@ use crate::{
     kv_cache::BlockDemand,
     request::{GenerateRequest, TokenEvent},
     runner::{
-        Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, OutputRows, RunnerError,
+        Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, OutputRows, Reach, RunnerError,
         RunnerFactory, StepOutput,
     },
     scheduler::{Scheduler, SchedulerLimits, Step},
@@ -204,11 +204,12 @@ impl EngineLoop {
                 (step, begun)
             }
         };
-        let ahead = match begun {
-            Ok(()) => self.run_ahead(&step),
-            Err(_) => None,
-        };
-        match begun.and_then(|()| self.collect(&step.batch)) {
+        let mut ahead = None;
+        let output = begun.and_then(|()| {
+            ahead = self.run_ahead(&step)?;
+            self.collect(&step.batch)
+        });
+        match output {
             Ok(output) => {
                 let (results, failed) = draw::results(&self.scheduler, &step, output);
                 self.fail(failed);
@@ -275,8 +276,13 @@ impl EngineLoop {
     }
 
     /// Begins the step after `step`, which is under way, if it can be told what it computes.
-    fn run_ahead(&mut self, step: &Step) -> Option<Step> {
-        let runner = self.runner.as_ref()?;
+    ///
+    /// # Errors
+    /// What cost the runner: a failure of `step` often shows in the first call after it.
+    fn run_ahead(&mut self, step: &Step) -> Result<Option<Step>, RunnerError> {
+        let Some(runner) = &self.runner else {
+            return Ok(None);
+        };
         let clients = &self.clients;
         let ahead = self.scheduler.schedule_ahead(
             step,
@@ -287,12 +293,18 @@ impl EngineLoop {
                     .is_some_and(|client| client.events.capacity() >= 2 * MAX_EVENTS_PER_STEP)
             },
             |input| runner.draws(input),
-        )?;
+        );
+        let Some(ahead) = ahead else {
+            return Ok(None);
+        };
         match self.submit(&ahead.batch) {
-            Ok(()) => Some(ahead),
-            // The step that is under way tells what is wrong, or this one does when it is tried
-            // again.
-            Err(_) => None,
+            Ok(()) => Ok(Some(ahead)),
+            Err(error) if self.runner.is_none() => Err(error),
+            // It is tried again once the step under way is known.
+            Err(error) => {
+                warn!(%error, "a step could not be begun ahead");
+                Ok(None)
+            }
         }
     }
 
@@ -433,10 +445,15 @@ impl EngineLoop {
             Ok(Err(error)) => error,
             Err(panic) => RunnerError {
                 message: format!("the runner panicked: {}", panic_message(&*panic)),
-                is_lost: true,
+                reach: Reach::Runner,
             },
         };
-        if error.is_lost && self.restarts.are_possible() {
+        if error.reach == Reach::Process {
+            self.restarts.give_up();
+        }
+        if error.reach == Reach::Process
+            || error.reach == Reach::Runner && self.restarts.are_possible()
+        {
             self.lose_runner();
         }
         Err(error)

@@ -43,7 +43,7 @@ pub use request::{
 pub use runner::{
     BLOCK_TOKENS, Batch, BatchSequence, BlockId, CpuModel, CpuOptions, CpuRunner, DeviceOptions,
     DeviceRunner, KvLayout, KvPlan, LoadedDevice, ModelInfo, ModelRunner, OpenDevice, OutputRows,
-    RowOutput, RunnerError, RunnerFactory, SamplingInput, StepOutput,
+    Reach, RowOutput, RunnerError, RunnerFactory, SamplingInput, StepOutput,
 };
 pub use stats::{BlockUsage, EngineStats};
 pub use text_stream::{Detokenizer, TextDelta, TextStream};

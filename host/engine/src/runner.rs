@@ -144,6 +144,8 @@ pub enum RowOutput {
     Logits(Vec<f32>),
     /// Drawn on the device.
     Sampled(SampledToken),
+    /// To be drawn on the device, where no logit was finite: the sequence fails.
+    Undrawable,
 }
 
 /// What a step returns: for each sequence of the batch, in order, its wanted rows in order.
@@ -159,8 +161,19 @@ pub struct StepOutput {
 pub struct RunnerError {
     /// What failed, for the log.
     pub message: String,
+    /// What it takes to go on.
+    pub reach: Reach,
+}
+
+/// How far a failure reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The step failed; the next one may not.
+    Step,
     /// The runner can run no other step: it is replaced, and everything computed again.
-    pub is_lost: bool,
+    Runner,
+    /// Nor can any other runner of this process: the engine ends.
+    Process,
 }
 
 impl RunnerError {
@@ -168,7 +181,7 @@ impl RunnerError {
     pub fn new(message: impl std::fmt::Display) -> Self {
         Self {
             message: message.to_string(),
-            is_lost: false,
+            reach: Reach::Step,
         }
     }
 }

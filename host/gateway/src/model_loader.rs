@@ -76,12 +76,24 @@ fn ready(config: &Config) -> anyhow::Result<Ready> {
         Device::Cpu => on_cpu(config, &path),
         Device::Cuda => on_gpu(config, &path).map_err(Into::into),
         Device::Auto => match on_gpu(config, &path) {
-            Err(LoadError::Device(reason)) if reason.is_absence() => {
-                info!(%reason, "no GPU: the model runs on the CPU");
+            Err(reason) if is_for_the_cpu(&reason) => {
+                info!(%reason, "the model runs on the CPU");
                 on_cpu(config, &path)
             }
             ready => ready.map_err(Into::into),
         },
+    }
+}
+
+/// Whether there is no GPU, or none that has kernels for the model; rather than one that fails, or
+/// is too small, which the operator should know.
+fn is_for_the_cpu(error: &LoadError) -> bool {
+    match error {
+        LoadError::Device(error) => {
+            error.is_absence() || matches!(error, DeviceError::Launch { .. })
+        }
+        LoadError::UnsupportedFeature { .. } => true,
+        _ => false,
     }
 }
 
@@ -152,6 +164,7 @@ fn on_gpu(config: &Config, path: &Path) -> Result<Ready, LoadError> {
         max_num_seqs: config.engine.max_num_seqs.get(),
         max_batched_tokens: step_tokens,
         context_length: config.model.context_length.map(NonZeroUsize::get),
+        kv_bytes: config.model.kv_memory_bytes,
     };
     let ordinal = config.cuda.device;
     let cache = KernelCache::new(config.cuda.cache_dir.clone());

@@ -114,7 +114,14 @@ pub async fn serve(
             state.model.fill(model);
             show(&format!("  memory    {}\n", memory_plan(&engine)));
             show(&format!("  ready     http://{address}/v1\n"));
-            signals.end(&controller).await;
+            tokio::select! {
+                () = signals.end(&controller) => {}
+                // Whoever started the process can start it again, which is what helps.
+                () = engine.ended() => {
+                    stop.send_replace(Some(Instant::now()));
+                    anyhow::bail!("the engine has ended: its device or its model fails for good");
+                }
+            }
             drain(&state, drain_timeout, stop, servers).await;
             engine.shutdown(ENGINE_GRACE).await;
             Ok(())

@@ -186,6 +186,8 @@ struct Q4KWeights {
     }
     float step = half_to_float(u16(raw.header.x)) * float(scale);
     float offset = half_to_float(u16(raw.header.x >> 16)) * float(min);
+    // Products of 11 and 6 bits, and then 4 more: float32 has them exactly, so that a value is the
+    // same whether its product and difference are contracted or not.
     u32 nibble = 4 * (sub_block % 2);
     unpack_bytes(raw.codes.x >> nibble & 0x0f0f0f0fu, raw.codes.y >> nibble & 0x0f0f0f0fu, 0.0f, w);
 #pragma unroll

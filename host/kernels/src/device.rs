@@ -2,7 +2,7 @@
 //!
 //! A step is a list of [`Op`]s, a *launch plan*. Each is a plain parameter block that knows which
 //! kernel it launches, with which grid ([`Op::launch`]), and what that kernel is to compute
-//! ([`Op::interpret`]). So one plan runs on three devices:
+//! (`Op::interpret`). So one plan runs on three devices:
 //! - a GPU, by the kernels in `host/kernels/cuda`: [`CudaDevice`];
 //! - this machine, by the references in Rust: [`HostDevice::interpreter`];
 //! - this machine, by the kernels' own source compiled for it: [`HostDevice::emulator`].
@@ -88,7 +88,12 @@ pub struct Transfer<'a> {
 }
 
 /// A device with its own memory and one queue of work. Whatever is put into the queue happens in
-/// that order; nothing but [`read_back`](Self::wait) and [`transfer`](Self::transfer) waits.
+/// that order. What waits for the device:
+/// - [`wait`](Self::wait) and [`time`](Self::time), for the work up to what they ask for;
+/// - [`transfer`](Self::transfer), for all queued work, as its copies are queued behind it;
+/// - [`free`](Self::free), for all queued work, since it may use the memory;
+/// - [`write`](Self::write) where it finds all its buffers under way, for the oldest of them: a
+///   caller that keeps few steps queued never does.
 pub trait Device: Send {
     /// What it is.
     fn properties(&self) -> &DeviceProperties;
@@ -105,39 +110,45 @@ pub trait Device: Send {
     /// [`DeviceError::OutOfMemory`].
     fn allocate(&mut self, bytes: u64) -> Result<Region, DeviceError>;
 
-    /// Gives memory back, once all queued work is done.
+    /// Waits until all queued work is done, and gives memory back.
     ///
     /// # Errors
     /// [`DeviceError::Driver`]; [`DeviceError::Outside`] where it was not allocated so.
     fn free(&mut self, region: Region) -> Result<(), DeviceError>;
 
     /// Fills regions from host data through staging buffers, by several threads, and returns
-    /// when all is there. `progress` gets the bytes done so far.
+    /// when all is there: behind all that was queued before. `progress` gets the bytes done so far.
     ///
     /// # Errors
-    /// [`DeviceError::Driver`], [`DeviceError::Outside`].
+    /// [`DeviceError::Driver`], [`DeviceError::Outside`]; [`DeviceError::Refused`] without memory
+    /// for the buffers.
     fn transfer(
         &mut self,
         transfers: &[Transfer<'_>],
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), DeviceError>;
 
-    /// Queues a copy of `bytes`, which are taken before it returns, to the beginning of `to`.
+    /// Queues a copy of `bytes`, which are taken before it returns, to the beginning of `to`. Takes
+    /// one of a few buffers, or several in turn if `bytes` are very many; where its last copy is
+    /// still under way, waits for that and so for the work queued before it.
     ///
     /// # Errors
-    /// [`DeviceError::Driver`], [`DeviceError::Outside`].
+    /// [`DeviceError::Driver`], [`DeviceError::Outside`]; [`DeviceError::Refused`] without memory
+    /// for a buffer.
     fn write(&mut self, to: Region, bytes: &[u8]) -> Result<(), DeviceError>;
 
     /// Queues operations.
     ///
     /// # Errors
-    /// [`DeviceError::Driver`], [`DeviceError::Launch`], [`DeviceError::Outside`].
+    /// [`DeviceError::Driver`], [`DeviceError::Launch`], [`DeviceError::Outside`];
+    /// [`DeviceError::Compile`] and [`DeviceError::Refused`] where something has no kernel: then
+    /// nothing is queued.
     fn run(&mut self, ops: &[Op]) -> Result<(), DeviceError>;
 
-    /// Prepares operations for [`replay`](Self::replay): a CUDA graph.
+    /// Prepares operations for [`replay`](Self::replay): a CUDA graph. Runs nothing.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// As [`run`](Self::run); [`DeviceError::Refused`] also for want of memory.
     fn record(&mut self, ops: &[Op]) -> Result<Recording, DeviceError>;
 
     /// Queues what was recorded.
@@ -149,16 +160,18 @@ pub trait Device: Send {
     /// Queues a copy of `from` to the host.
     ///
     /// # Errors
-    /// [`DeviceError::Driver`], [`DeviceError::Outside`].
+    /// [`DeviceError::Driver`], [`DeviceError::Outside`]; [`DeviceError::Refused`] without memory
+    /// for a buffer.
     fn read_back(&mut self, from: Region) -> Result<Readback, DeviceError>;
 
-    /// Waits for such a copy and gives its bytes. Each can be had once.
+    /// Waits for such a copy, not for work queued after it, and gives its bytes. Each can be had
+    /// once.
     ///
     /// # Errors
     /// [`DeviceError::Driver`]: also what earlier queued work failed with.
     fn wait(&mut self, readback: Readback) -> Result<Vec<u8>, DeviceError>;
 
-    /// Seconds that the device took for `ops`, repeated `times`, by its own clock.
+    /// Seconds that the device took for `ops`, repeated `times`, by its own clock; waits for them.
     ///
     /// # Errors
     /// As [`run`](Self::run).

@@ -7,7 +7,7 @@ use std::{
 
 use gapura_engine::{
     DeviceOptions, DeviceRunner, Engine, EngineConfig, GenerateRequest, Grammar, GrammarCompiler,
-    GrammarSource, Quantization, TokenEvent, TokenId,
+    GrammarSource, LoadError, Quantization, TokenEvent, TokenId, device::Precision,
 };
 use serde_json::{Value, json};
 
@@ -349,7 +349,11 @@ pub(crate) fn sampling(bench: &Bench) -> Outcome<()> {
             let rate = decode_rate(&run(&engine, vec![request.clone()])?);
             best = best.into_iter().chain(rate).reduce(f64::max);
         }
-        bench.report("sampling", &json!({ "what": what, "tokens_per_s": best }));
+        let vocabulary = (what == "constrained").then_some("bytes");
+        bench.report(
+            "sampling",
+            &json!({ "what": what, "tokens_per_s": best, "vocabulary": vocabulary }),
+        );
     }
     Ok(())
 }
@@ -361,28 +365,44 @@ fn any_text(bench: &Bench) -> Outcome<Grammar> {
     Ok(compiler.compile(&GrammarSource::Regex("(?s:.*)".to_owned()))?)
 }
 
-/// Each switch of the configuration against the default.
+/// Each switch of the configuration against the default, of one stream.
 pub(crate) fn switches(bench: &Bench) -> Outcome<()> {
     let base = bench.options(1);
+    let quantized = |quantize| DeviceOptions { quantize, ..base };
+    let float32 = |allow_tf32| DeviceOptions {
+        precision: Precision::F32,
+        allow_tf32,
+        ..base
+    };
+    let eager = DeviceOptions {
+        graphs: false,
+        ..base
+    };
+    let by_library = DeviceOptions {
+        fused_attention: false,
+        ..base
+    };
     let context = bench.sized(2048, 60);
     for (what, options) in [
         ("default", base),
-        (
-            "graphs off",
-            DeviceOptions {
-                graphs: false,
-                ..base
-            },
-        ),
-        (
-            "fused attention off",
-            DeviceOptions {
-                fused_attention: false,
-                ..base
-            },
-        ),
+        ("graphs off", eager),
+        ("fused attention off", by_library),
+        ("8 bit", quantized(Quantization::EightBit)),
+        ("4 bit", quantized(Quantization::FourBit)),
+        ("float32", float32(false)),
+        ("float32, TF32 allowed", float32(true)),
     ] {
-        let engine = bench.engine(options, false)?;
+        let engine = match bench.engine(options, false) {
+            Ok(engine) => engine,
+            Err(error) => match error.downcast_ref::<LoadError>() {
+                Some(LoadError::NotEnoughDeviceMemory { .. }) => {
+                    let skipped = error.to_string();
+                    bench.report("switches", &json!({ "what": what, "skipped": skipped }));
+                    continue;
+                }
+                _ => return Err(error),
+            },
+        };
         let answers = run(
             &engine,
             vec![bench.greedy(1, context, bench.answer_tokens())],
@@ -392,6 +412,29 @@ pub(crate) fn switches(bench: &Bench) -> Outcome<()> {
             &json!({
                 "what": what, "tokens_per_s": decode_rate(&answers),
                 "first_token_s": answers[0].first().map(Duration::as_secs_f64), "prompt": context,
+            }),
+        );
+    }
+    batching(bench)
+}
+
+/// Eight streams in the same steps, and one after the other.
+fn batching(bench: &Bench) -> Outcome<()> {
+    let context = bench.sized(512, 20);
+    for (what, num_seqs) in [
+        ("8 streams, batched", 8),
+        ("8 streams, one after the other", 1),
+    ] {
+        let engine = bench.engine(bench.options(num_seqs), false)?;
+        let request = |seed| bench.greedy(seed, context, bench.answer_tokens());
+        let answers = run(&engine, (0..8).map(request).collect())?;
+        let tokens: usize = answers.iter().map(Vec::len).sum();
+        let whole = answers.iter().filter_map(|times| times.last()).max();
+        bench.report(
+            "switches",
+            &json!({
+                "what": what, "prompt": context,
+                "tokens_per_s_with_prompts": whole.map(|whole| tokens as f64 / whole.as_secs_f64()),
             }),
         );
     }

@@ -3,10 +3,11 @@
 //!
 //! ```text
 //! bench_device [--device cuda|interpreter] [--model 9b|tiny] [--cache DIR] PART...
-//! bench_device [--model 9b|tiny] --write-model DIR
+//! bench_device [--model 9b|tiny] --write-model DIR [--random SEED]
 //! ```
 //! Parts: probes, load, decode, batch, prefill, prefix, arrival, sampling, switches. Every result
-//! is one line of JSON; `tests/cuda/bench.py` makes tables of them.
+//! is one line of JSON; `tests/cuda/bundle/table.py` makes tables of them. `--write-model` writes a
+//! checkpoint of zeros, with `--random` one of random weights, for whatever reads such files.
 
 mod engine_parts;
 mod probes;
@@ -104,6 +105,7 @@ fn main() -> Outcome<()> {
     let mut args = std::env::args().skip(1);
     let (mut is_cuda, mut is_full_size) = (true, true);
     let mut cache = PathBuf::from("kernels");
+    let (mut written, mut random) = (None, None);
     let mut parts = Vec::new();
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -111,13 +113,14 @@ fn main() -> Outcome<()> {
             "--device" => is_cuda = value()? == "cuda",
             "--model" => is_full_size = value()? == "9b",
             "--cache" => cache = PathBuf::from(value()?),
-            "--write-model" => {
-                let folder = PathBuf::from(value()?);
-                std::fs::create_dir_all(&folder)?;
-                return synthetic::write(&folder, is_full_size);
-            }
+            "--write-model" => written = Some(PathBuf::from(value()?)),
+            "--random" => random = Some(value()?.parse()?),
             _ => parts.push(arg),
         }
+    }
+    if let Some(folder) = written {
+        std::fs::create_dir_all(&folder)?;
+        return synthetic::write(&folder, is_full_size, random);
     }
     let (folder, checkpoint) = synthetic::checkpoint(is_full_size)?;
     let mut bench = Bench {

@@ -70,7 +70,8 @@ fn is_at_rest(engine: &Engine) -> bool {
         && stats.windowed_blocks.used == 0
 }
 
-/// A runner whose rows are no numbers for sequences that begin with `n`.
+/// A runner whose rows are no numbers for sequences that begin with `n`, and that says so by itself
+/// for those that begin with `x`.
 struct Broken(SimRunner, Option<StepOutput>);
 
 impl ModelRunner for Broken {
@@ -87,9 +88,10 @@ impl ModelRunner for Broken {
         let mut output = self.0.collect()?;
         for (part, rows) in batch.sequences.iter().zip(&mut output.rows) {
             if part.tokens[0] == TokenId(b'n'.into()) {
-                for row in rows {
-                    *row = RowOutput::Logits(vec![f32::NAN; 263]);
-                }
+                rows.fill(RowOutput::Logits(vec![f32::NAN; 263]));
+            }
+            if part.tokens[0] == TokenId(b'x'.into()) {
+                rows.fill(RowOutput::Undrawable);
             }
         }
         self.1 = Some(output);

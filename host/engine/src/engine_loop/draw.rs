@@ -86,6 +86,11 @@ fn read_rows(
                 }
                 Some(Allowed::Tokens(_)) | None => result.next = Some(token),
             },
+            (RowOutput::Undrawable, _) => {
+                return Err(EngineError::Step {
+                    message: format!("no logit at position {position} is finite"),
+                });
+            }
             (RowOutput::Sampled(_), Some(_)) => {
                 return Err(EngineError::Step {
                     message: format!("the runner drew a token at {position}, within the prompt"),

@@ -46,6 +46,11 @@ impl Restarts {
         }
     }
 
+    /// No runner is made any more.
+    pub(super) fn give_up(&mut self) {
+        self.factory = None;
+    }
+
     /// Whether a lost runner can be replaced at all.
     pub(super) fn are_possible(&self) -> bool {
         self.factory.is_some()

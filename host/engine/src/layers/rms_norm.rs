@@ -17,10 +17,14 @@ impl RmsNorm {
     /// The gain `{name}.weight` of `dim` values.
     ///
     /// # Errors
-    /// [`LoadError::MissingTensor`], [`LoadError::WrongShape`].
+    /// [`LoadError::MissingTensor`], [`LoadError::WrongShape`], [`LoadError::NotFinite`].
     pub(crate) fn load(checkpoint: &Checkpoint, name: &str, dim: usize) -> Result<Self, LoadError> {
         let config = checkpoint.config();
-        let mut weight = vector(checkpoint, &format!("{name}.weight"), dim)?;
+        let tensor = format!("{name}.weight");
+        let mut weight = vector(checkpoint, &tensor, dim)?;
+        if !weight.iter().all(|gain| gain.is_finite()) {
+            return Err(LoadError::NotFinite { tensor });
+        }
         for gain in &mut weight {
             *gain += config.norm_offset;
         }

@@ -13,13 +13,13 @@ mod sampling;
 mod weights;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::Path,
     sync::Arc,
 };
 
 use gapura_kernels::device::{Device, DeviceError, Op, Precision, Recording, Specialization};
-use tracing::info;
+use tracing::{info, warn};
 
 pub use options::DeviceOptions;
 
@@ -32,8 +32,8 @@ use self::{
     weights::{DeviceModel, WeightPlan},
 };
 use super::{
-    BLOCK_TOKENS, Batch, KvLayout, KvPlan, ModelInfo, ModelRunner, RunnerError, RunnerFactory,
-    SamplingInput, StepOutput,
+    BLOCK_TOKENS, Batch, KvLayout, KvPlan, ModelInfo, ModelRunner, Reach, RunnerError,
+    RunnerFactory, SamplingInput, StepOutput,
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -45,11 +45,8 @@ use crate::{
     tokenizer::Tokenizer,
 };
 
-/// Rows of a recorded step: exact for few, then powers of two.
-const BUCKETS: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128];
-
-/// Steps that are recorded before the first request, the others when they are first needed.
-const RECORDED_AT_START: usize = 8;
+/// Rows of a recorded step: exact for few, then powers of two, and the most there can be.
+const BUCKETS: [usize; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128, 256];
 
 /// Tokens of one sequence that the KV cache must hold at least for a model to be of use.
 const LEAST_CONTEXT: usize = 2048;
@@ -80,7 +77,8 @@ pub struct DeviceRunner {
     sizes: StepSizes,
     limits: StepLimits,
     pages: Vec<KvPages>,
-    recordings: HashMap<usize, Recording>,
+    /// By their rows.
+    recordings: BTreeMap<usize, Recording>,
     /// By sequence of the batch submitted last: the row in which its token was drawn.
     drawn: Vec<Option<usize>>,
     pending: VecDeque<Pending>,
@@ -195,7 +193,14 @@ impl DeviceRunner {
         let (buffers, workspace_bytes) = Buffers::lay_out(&model, &sizes, &options, context_length);
         let kv = kv_layout(&model, config, options.precision);
         let weight_bytes = plan.bytes();
-        check_memory(&*device, weight_bytes, workspace_bytes, &kv, context_length)?;
+        check_memory(
+            &*device,
+            weight_bytes,
+            workspace_bytes,
+            &kv,
+            context_length,
+            options.kv_bytes,
+        )?;
         plan.load(&mut model, &mut *device, values, progress)?;
         let buffers = buffers.at(device.allocate(workspace_bytes)?);
         let info = ModelInfo {
@@ -228,20 +233,20 @@ impl DeviceRunner {
             buffers,
             sizes,
             pages: Vec::new(),
-            recordings: HashMap::new(),
+            recordings: BTreeMap::new(),
             drawn: Vec::new(),
             pending: VecDeque::new(),
             unmasked: None,
         })
     }
 
-    /// Bytes that the KV cache may take: what is free now but a share for the driver's own needs.
+    /// Bytes that the KV cache may take: what is free now but the [`reserve`].
     ///
     /// # Errors
     /// [`LoadError::Device`].
     pub fn kv_bytes(&self) -> Result<u64, LoadError> {
         let free = self.device.free_bytes()?;
-        Ok(free - free / 20)
+        Ok(free.saturating_sub(reserve(free)))
     }
 
     fn program<'a>(&'a self, inputs: &'a Inputs) -> Program<'a> {
@@ -276,33 +281,43 @@ impl DeviceRunner {
         program.ops
     }
 
-    /// The recorded step of `rows` rows, recorded now if it was not before.
-    fn recording(&mut self, rows: usize) -> Result<Recording, DeviceError> {
-        if let Some(recording) = self.recordings.get(&rows) {
-            return Ok(*recording);
+    /// Records steps of all sizes; where the device has no room for more of them, larger ones are
+    /// queued operation by operation.
+    fn record_decodes(&mut self) -> Result<(), DeviceError> {
+        let most = self.sizes.sequences;
+        let sizes: BTreeSet<usize> = BUCKETS
+            .into_iter()
+            .filter(|rows| *rows < most)
+            .chain([most])
+            .collect();
+        for rows in sizes {
+            let mut step = DeviceStep::default();
+            step.pad_decodes(rows, self.limits.plan, self.sizes.table);
+            let inputs = Inputs::at(self.buffers.inputs, &step.counts(self.sizes.table));
+            let ops = self.ops(&step, &inputs);
+            match self.device.record(&ops) {
+                Ok(recording) => self.recordings.insert(rows, recording),
+                Err(error @ DeviceError::Refused { .. }) => {
+                    warn!(%error, rows, "steps of so many rows are not recorded");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
         }
-        let mut step = DeviceStep::default();
-        step.pad_decodes(rows, self.limits.plan, self.sizes.table);
-        let inputs = Inputs::at(self.buffers.inputs, &step.counts(self.sizes.table));
-        let ops = self.ops(&step, &inputs);
-        let recording = self.device.record(&ops)?;
-        self.recordings.insert(rows, recording);
-        Ok(recording)
+        Ok(())
     }
 
-    /// The smallest recorded size that holds `rows`.
-    fn bucket(&self, step: &DeviceStep) -> Option<usize> {
-        if !self.options.graphs || !step.is_decode() {
-            return None;
-        }
-        let holds = |bucket: &usize| (step.num_decodes..=self.sizes.sequences).contains(bucket);
-        BUCKETS.into_iter().find(holds)
+    /// The smallest recorded step that holds one of decodes alone.
+    fn bucket(&self, step: &DeviceStep) -> Option<(usize, Recording)> {
+        let decodes = step.is_decode().then_some(step.num_decodes)?;
+        let (rows, recording) = self.recordings.range(decodes..).next()?;
+        Some((*rows, *recording))
     }
 
     /// Queues a step up to its logits.
     fn begin(&mut self, mut step: DeviceStep) -> Result<Begun, DeviceError> {
         let bucket = self.bucket(&step);
-        if let Some(rows) = bucket {
+        if let Some((rows, _)) = bucket {
             step.pad_decodes(rows, self.limits.plan, self.sizes.table);
         }
         let counts = step.counts(self.sizes.table);
@@ -310,10 +325,7 @@ impl DeviceRunner {
         self.device
             .write(self.buffers.inputs, &step.pack(&counts))?;
         match bucket {
-            Some(rows) => {
-                let recording = self.recording(rows)?;
-                self.device.replay(recording)?;
-            }
+            Some((_, recording)) => self.device.replay(recording)?,
             None => {
                 let ops = self.ops(&step, &inputs);
                 self.device.run(&ops)?;
@@ -375,11 +387,12 @@ impl ModelRunner for DeviceRunner {
             self.pages.push(KvPages { k, v });
         }
         self.limits.plan = plan;
+        // No sequence has more blocks than there are.
+        if layout.full_block_bytes > 0 {
+            self.sizes.table = self.sizes.table.min(plan.num_full_blocks as usize);
+        }
         if self.options.graphs {
-            let most = RECORDED_AT_START.min(self.sizes.sequences);
-            for rows in BUCKETS.into_iter().take_while(|rows| *rows <= most) {
-                self.recording(rows).map_err(RunnerError::new)?;
-            }
+            self.record_decodes().map_err(RunnerError::new)?;
         }
         Ok(())
     }
@@ -441,18 +454,27 @@ fn kv_layout(model: &DeviceModel, config: &ModelConfig, precision: Precision) ->
     layout
 }
 
-/// Refuses, before anything is loaded, what would leave no room for a sequence of useful length.
+/// What is left to the driver and its libraries: recorded steps, code that is loaded late.
+fn reserve(free_bytes: u64) -> u64 {
+    (free_bytes / 20).max(256 << 20)
+}
+
+/// Refuses, before anything is loaded, what would leave no room for the KV cache that is wanted, or
+/// for a sequence of useful length.
 fn check_memory(
     device: &dyn Device,
     weight_bytes: u64,
     workspace_bytes: u64,
     kv: &KvLayout,
     context_length: usize,
+    wanted_kv_bytes: Option<u64>,
 ) -> Result<(), LoadError> {
     let blocks = context_length.min(LEAST_CONTEXT).div_ceil(BLOCK_TOKENS) as u64 + 1;
-    let kv_bytes = blocks * (kv.full_block_bytes + kv.windowed_block_bytes);
+    let least_kv_bytes = blocks * (kv.full_block_bytes + kv.windowed_block_bytes);
+    let kv_bytes = wanted_kv_bytes.unwrap_or(0).max(least_kv_bytes);
+    let free_bytes = device.free_bytes()?;
     let required_bytes = weight_bytes + workspace_bytes + kv_bytes;
-    let available_bytes = device.free_bytes()?;
+    let available_bytes = free_bytes.saturating_sub(reserve(free_bytes));
     if required_bytes <= available_bytes {
         return Ok(());
     }
@@ -467,8 +489,15 @@ fn check_memory(
 
 /// After a failed call of the driver nothing that is on the device can be relied on.
 fn device_error(error: DeviceError) -> RunnerError {
+    let reach = match error {
+        DeviceError::Driver {
+            is_sticky: true, ..
+        } => Reach::Process,
+        DeviceError::Driver { .. } => Reach::Runner,
+        _ => Reach::Step,
+    };
     RunnerError {
-        is_lost: matches!(error, DeviceError::Driver { .. }),
         message: error.to_string(),
+        reach,
     }
 }

@@ -127,7 +127,7 @@ impl Scheduler {
     }
 
     /// Paused sequences have no seat: slow clients keep nobody waiting.
-    fn num_seated(&self) -> usize {
+    pub(super) fn num_seated(&self) -> usize {
         self.running
             .iter()
             .filter(|running| !running.is_paused)

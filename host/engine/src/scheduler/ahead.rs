@@ -4,7 +4,10 @@
 use std::time::Instant;
 
 use super::{Scheduler, Step};
-use crate::{runner::SamplingInput, sequence::SequenceId};
+use crate::{
+    runner::SamplingInput,
+    sequence::{Sequence, SequenceId},
+};
 
 impl Scheduler {
     /// Continues `step`, which is under way, by one token of each of its sequences that go on
@@ -21,9 +24,11 @@ impl Scheduler {
         is_ready: impl Fn(SequenceId) -> bool,
         draws: impl Fn(&SamplingInput) -> bool,
     ) -> Option<Step> {
-        let all_decode = step.mix.num_prompt_tokens == 0 && step.ids.len() == self.running.len();
-        let can_join = !self.waiting.is_empty() && self.running.len() < self.limits.max_num_seqs;
-        if !all_decode || can_join {
+        let is_left_out = |sequence: &Sequence| {
+            !sequence.in_step && (!sequence.is_paused || is_ready(sequence.id))
+        };
+        let can_join = !self.waiting.is_empty() && self.num_seated() < self.limits.max_num_seqs;
+        if step.mix.num_prompt_tokens > 0 || can_join || self.running.iter().any(is_left_out) {
             return None;
         }
         let mut ahead = Step {

@@ -1,22 +1,17 @@
 //! The launch plan of a device, carried out on this machine: it computes what the CPU engine
 //! computes, whatever a step holds.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
-};
+mod faults;
+
+use std::{path::Path, sync::Arc};
 
 use gapura_engine::{
     Checkpoint, DeviceOptions, DeviceRunner, Engine, EngineConfig, FinishReason, GenerateRequest,
     GrammarCompiler, GrammarSource, LoadError, LoadedDevice, OpenDevice, Quantization,
-    SamplingParams, TokenEvent, TokenId,
+    SamplingParams, TokenId,
 };
 use gapura_kernels::device::{
-    CudaDevice, Device, DeviceError, DeviceProperties, HostDevice, KernelCache, Op, Precision,
-    Readback, Recording, Region, Specialization, Transfer, emulation,
+    CudaDevice, Device, DeviceError, HostDevice, KernelCache, Precision, Specialization, emulation,
 };
 
 use crate::{
@@ -444,68 +439,6 @@ fn quantized_on_the_device_logprobs_stay_close() {
     }
 }
 
-fn refusal(path: &Path, options: DeviceOptions) -> String {
-    match load(path, options) {
-        Ok(_) => panic!("loaded"),
-        Err(error) => error.to_string(),
-    }
-}
-
-#[test]
-fn what_does_not_fit_is_refused_before_anything_is_loaded() {
-    let path = fixture("tiny-gemma2-b");
-    let tight = |specialization| -> Result<Box<dyn Device>, DeviceError> {
-        Ok(Box::new(HostDevice::interpreter(specialization, 1 << 20)?))
-    };
-    let error = DeviceRunner::load(
-        &path,
-        options(Precision::F32),
-        Arc::new(tight),
-        &mut |_, _| panic!("something was loaded"),
-    );
-    let error = error.err().unwrap();
-    assert!(
-        matches!(error, LoadError::NotEnoughDeviceMemory { .. }),
-        "{error}"
-    );
-    assert!(error.to_string().contains("1048576 are free"), "{error}");
-    assert_eq!(
-        refusal(&fixture("tiny-llama"), options(Precision::F32)),
-        "attention: head_dim is 12, which must be a multiple of 16, from 16 to 256"
-    );
-}
-
-#[test]
-fn a_tensor_that_is_not_a_number_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let from = fixture("tiny-gemma2-b");
-    for entry in std::fs::read_dir(&from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-    }
-    let file = dir.path().join("model.safetensors");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let header_len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
-    let name = "model.layers.3.mlp.down_proj.weight";
-    let start = header[name]["data_offsets"][0].as_u64().unwrap() as usize;
-    bytes[8 + header_len + start + 400..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
-    std::fs::write(&file, bytes).unwrap();
-    for quantize in [Quantization::None, Quantization::EightBit] {
-        let error = refusal(
-            dir.path(),
-            DeviceOptions {
-                quantize,
-                ..options(Precision::F32)
-            },
-        );
-        let expected = format!(
-            "tensor `{name}` has values that are infinite or not a number: the file is damaged"
-        );
-        assert_eq!(error, expected);
-    }
-}
-
 /// Real weights in every format that a device reads as it is, and in those that it turns into
 /// activations while it loads: SmolLM2 holds Q4_1 and Q8_0, Gemma 3 Q4_K, Q6_K, Q8_0 and Q5_0. The
 /// CPU engine rounds activations to 8 bits, the plan does not; that is the difference.
@@ -548,115 +481,4 @@ fn gguf_files_give_the_logprobs_that_the_cpu_engine_gives() {
         println!("gate: launch plan f32, {file}, mean absolute Δlogprob | {mean} | 0.2");
         assert!(mean < 0.2, "{file}: {mean}");
     }
-}
-
-/// A device whose driver fails when it is told to.
-struct Failing {
-    device: HostDevice,
-    fails: Arc<AtomicBool>,
-}
-
-impl Failing {
-    fn check(&self) -> Result<(), DeviceError> {
-        match self.fails.swap(false, Relaxed) {
-            true => Err(DeviceError::Driver {
-                call: "cuLaunchKernel",
-                reason: "an illegal memory access was encountered".to_owned(),
-            }),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Device for Failing {
-    fn properties(&self) -> &DeviceProperties {
-        self.device.properties()
-    }
-    fn free_bytes(&self) -> Result<u64, DeviceError> {
-        self.device.free_bytes()
-    }
-    fn allocate(&mut self, bytes: u64) -> Result<Region, DeviceError> {
-        self.device.allocate(bytes)
-    }
-    fn free(&mut self, region: Region) -> Result<(), DeviceError> {
-        self.device.free(region)
-    }
-    fn transfer(
-        &mut self,
-        transfers: &[Transfer<'_>],
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<(), DeviceError> {
-        self.device.transfer(transfers, progress)
-    }
-    fn write(&mut self, to: Region, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.device.write(to, bytes)
-    }
-    fn run(&mut self, ops: &[Op]) -> Result<(), DeviceError> {
-        self.check()?;
-        self.device.run(ops)
-    }
-    fn record(&mut self, ops: &[Op]) -> Result<Recording, DeviceError> {
-        self.device.record(ops)
-    }
-    fn replay(&mut self, recording: Recording) -> Result<(), DeviceError> {
-        self.check()?;
-        self.device.replay(recording)
-    }
-    fn read_back(&mut self, from: Region) -> Result<Readback, DeviceError> {
-        self.device.read_back(from)
-    }
-    fn wait(&mut self, readback: Readback) -> Result<Vec<u8>, DeviceError> {
-        self.device.wait(readback)
-    }
-    fn time(&mut self, ops: &[Op], times: u32) -> Result<f64, DeviceError> {
-        self.device.time(ops, times)
-    }
-}
-
-/// The requests of the step hear of it, the device is opened and the model loaded again, and what
-/// follows is answered as ever.
-#[test]
-fn a_device_that_fails_is_opened_again() {
-    let fails = Arc::new(AtomicBool::new(false));
-    let opened = Arc::new(AtomicUsize::new(0));
-    let (device_fails, device_opened) = (Arc::clone(&fails), Arc::clone(&opened));
-    let open = move |specialization| -> Result<Box<dyn Device>, DeviceError> {
-        device_opened.fetch_add(1, Relaxed);
-        let device = HostDevice::interpreter(specialization, CAPACITY)?;
-        Ok(Box::new(Failing {
-            device,
-            fails: Arc::clone(&device_fails),
-        }))
-    };
-    let options = options(Precision::F32);
-    let loaded = DeviceRunner::load(
-        &fixture("tiny-gemma3"),
-        options,
-        Arc::new(open),
-        &mut |_, _| {},
-    );
-    let loaded = loaded.unwrap();
-    let config = EngineConfig {
-        max_num_seqs: options.max_num_seqs,
-        max_batched_tokens: options.max_batched_tokens,
-        kv_bytes: 64 << 20,
-        ..EngineConfig::default()
-    };
-    let engine = Engine::start_supervised(Box::new(loaded.runner), loaded.factory, config).unwrap();
-    let expected = run_together(&engine, requests());
-
-    let mut stream = engine.submit(greedy(&prompts()[4], 50)).unwrap();
-    assert!(matches!(stream.blocking_next(), Some(TokenEvent::Token(_))));
-    fails.store(true, Relaxed);
-    let failure = std::iter::from_fn(|| stream.blocking_next()).last();
-    let Some(TokenEvent::Failed(error)) = failure else {
-        panic!("{failure:?}");
-    };
-    assert_eq!(
-        error.to_string(),
-        "the model could not run a step: cuLaunchKernel failed: an illegal memory access was encountered"
-    );
-    same_ids(&run_together(&engine, requests()), &expected);
-    assert_eq!(opened.load(Relaxed), 2);
-    assert_eq!(engine.stats().restarts, 1);
 }

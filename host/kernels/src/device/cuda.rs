@@ -55,7 +55,8 @@ impl CudaDevice {
     ///
     /// # Errors
     /// The first of these that is not there: a driver for CUDA 12 or newer, the GPU, compute
-    /// capability 8.0, kernels or NVRTC to compile them, cuBLASLt. [`DeviceError::Library`] where
+    /// capability 8.0, kernels or NVRTC to compile them, cuBLASLt, neither library of a later CUDA
+    /// than the driver's. [`DeviceError::Library`] where
     /// it can be installed, [`DeviceError::Unusable`] where it cannot be used;
     /// [`DeviceError::Launch`] where `specialization` has no kernels; [`DeviceError::Compile`];
     /// [`DeviceError::Driver`].
@@ -68,8 +69,12 @@ impl CudaDevice {
         let driver = Driver::load()?;
         let gpu = driver.gpu(ordinal)?;
         gpu.check()?;
-        let cubins = cache.cubins(gpu.properties.compute_capability, specialization, false)?;
-        gemm::load()?;
+        let cubins = cache.cubins(
+            gpu.properties.compute_capability,
+            specialization,
+            Some(driver),
+        )?;
+        gemm::load_for(driver)?;
         let context = gpu.context()?;
         let stream = Stream::new()?;
         Ok(Self {

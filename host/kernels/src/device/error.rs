@@ -20,9 +20,21 @@ pub enum DeviceError {
         /// What is missing, and what would do.
         reason: String,
     },
-    /// A call of the driver or of a library failed.
+    /// A call of the driver or of a library failed, or work that was queued before it did: what
+    /// is on the device cannot be relied on.
     #[error("{call} failed: {reason}")]
     Driver {
+        /// The function.
+        call: &'static str,
+        /// The library's own words.
+        reason: String,
+        /// Every later call of this process fails too: only a new process can use the device.
+        is_sticky: bool,
+    },
+    /// A call that runs nothing was not answered as hoped, such as for want of memory. The device
+    /// goes on, with all that is on it.
+    #[error("{call} refused: {reason}")]
+    Refused {
         /// The function.
         call: &'static str,
         /// The library's own words.
@@ -73,5 +85,24 @@ impl DeviceError {
     #[must_use]
     pub const fn is_absence(&self) -> bool {
         matches!(self, Self::Library { .. } | Self::Unusable { .. })
+    }
+
+    /// Nothing that is on the device can be relied on any more.
+    #[must_use]
+    pub const fn is_fatal(&self) -> bool {
+        matches!(self, Self::Driver { .. })
+    }
+
+    /// What a failure means where the call that failed runs nothing on the device: a refusal,
+    /// unless it only reports that the device is gone.
+    pub(super) fn into_refusal(self) -> Self {
+        match self {
+            Self::Driver {
+                call,
+                reason,
+                is_sticky: false,
+            } => Self::Refused { call, reason },
+            other => other,
+        }
     }
 }

@@ -162,6 +162,7 @@ impl Device for HostDevice {
             return Err(DeviceError::Driver {
                 call: "replay",
                 reason: format!("there is no recording {}", recording.0),
+                is_sticky: false,
             });
         };
         self.run(&ops)
@@ -182,6 +183,7 @@ impl Device for HostDevice {
         bytes.ok_or_else(|| DeviceError::Driver {
             call: "wait",
             reason: format!("there is no readback {}", readback.0),
+            is_sticky: false,
         })
     }
 

@@ -27,7 +27,8 @@ pub struct Specialization {
     pub precision: Precision,
     /// Width of a head: a multiple of 16, up to 256.
     pub head_dim: u32,
-    /// Query heads that share a key head: 1 to 16.
+    /// Query heads that share a key head: 1 to 8. Of more, a thread of `attend_decode` could not
+    /// keep its sums in registers.
     pub group: u32,
 }
 
@@ -48,8 +49,8 @@ impl Specialization {
             "attention",
             "query heads per key head",
             u64::from(self.group),
-            (1..=16).contains(&self.group),
-            "1 to 16",
+            (1..=8).contains(&self.group),
+            "1 to 8",
         )
     }
 

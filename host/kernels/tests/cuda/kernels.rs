@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use gapura_kernels::device::{
     AttendPrefill, CudaDevice, Device, DeviceError, Embed, KernelCache, MatrixFormat, Op,
+    Specialization,
 };
 
 use super::{BF16, F32, open, read, refused, with_all};
-use crate::stand_in::{Scene, act, skipped};
+use crate::stand_in::{ALL, Scene, act, skipped};
 
 #[test]
 fn kernels_compiled_elsewhere_need_no_compiler() {
@@ -26,11 +27,19 @@ fn kernels_compiled_elsewhere_need_no_compiler() {
                 let compiled = place.logged("compile ");
                 assert_eq!(compiled.len(), files.len());
                 for line in &compiled {
-                    let options = " --gpu-architecture=sm_90a --std=c++17 --generate-line-info \
-                               --device-as-default-execution-space \
-                               --define-macro=GAPURA_F32=0 --define-macro=HEAD_DIM=256 \
-                               --define-macro=GROUP=2";
-                    assert!(line.ends_with(options), "{line}");
+                    let (module, options) = line[8..].split_once(' ').unwrap();
+                    let expected = "--gpu-architecture=sm_90a --std=c++17 --generate-line-info \
+                                    --device-as-default-execution-space \
+                                    --define-macro=GAPURA_F32=0";
+                    let dim = " --define-macro=HEAD_DIM=256";
+                    let macros = match module {
+                        "attend_decode.cu" | "attend_prefill.cu" => {
+                            format!("{dim} --define-macro=GROUP=2")
+                        }
+                        "attend_plain.cu" | "rope_kv.cu" => dim.to_owned(),
+                        _ => String::new(),
+                    };
+                    assert_eq!(options, format!("{expected}{macros}"), "{module}");
                 }
                 assert_eq!(
                     place.cache().prepare((9, 0), BF16).unwrap().len(),
@@ -51,6 +60,15 @@ fn kernels_compiled_elsewhere_need_no_compiler() {
                 let compiled = place.logged("compile ");
                 assert_eq!(compiled.len(), 3 * files.len());
                 assert!(compiled.iter().any(|line| line.contains("sm_86 ")));
+                // Other heads: of the modules that know nothing of them none is compiled again.
+                let other = Specialization { group: 4, ..BF16 };
+                place.cache().prepare((9, 0), other).unwrap();
+                let other = Specialization {
+                    head_dim: 64,
+                    ..other
+                };
+                place.cache().prepare((9, 0), other).unwrap();
+                assert_eq!(place.logged("compile ").len(), 3 * files.len() + 2 + 4);
             }
             _ => {
                 drop(open(place));
@@ -59,6 +77,46 @@ fn kernels_compiled_elsewhere_need_no_compiler() {
                 drop(CudaDevice::open(0, BF16, &bundle).unwrap());
                 assert!(!place.path("empty").exists());
             }
+        },
+    );
+}
+
+#[test]
+fn kernels_of_an_older_architecture_run_on_a_newer_one() {
+    let scene = |settings| Scene {
+        libraries: ALL,
+        settings,
+    };
+    let scenes = [
+        scene(&[("STAND_IN_CAPABILITY", "89")]),
+        // An older one, another major, and one with but an `a` below it.
+        scene(&[("STAND_IN_CAPABILITY", "80")]),
+        scene(&[("STAND_IN_CAPABILITY", "100")]),
+        scene(&[("STAND_IN_CAPABILITY", "91")]),
+    ];
+    act(
+        "kernels::kernels_of_an_older_architecture_run_on_a_newer_one",
+        &scenes,
+        |number, place| {
+            let compiled = || place.logged("compile ").len();
+            if number > 0 {
+                let before = compiled();
+                drop(open(place));
+                assert!(compiled() > before);
+                return;
+            }
+            let files = place.cache().prepare((8, 6), BF16).unwrap();
+            place.cache().prepare((9, 0), BF16).unwrap();
+            drop(open(place));
+            assert_eq!(compiled(), 2 * files.len(), "those of 8.6 are taken");
+            // What is not there of any is compiled for the device's own.
+            std::fs::remove_file(&files[0]).unwrap();
+            drop(open(place));
+            assert_eq!(compiled(), 2 * files.len() + 1);
+            assert!(place.logged("compile ")[2 * files.len()].contains("sm_89 "));
+            // Told to, it compiles for the device's own.
+            place.cache().prepare((8, 9), BF16).unwrap();
+            assert_eq!(compiled(), 3 * files.len());
         },
     );
 }
@@ -179,7 +237,7 @@ fn every_module_compiles() {
 /// Where the tests' own copy of the compiler is, or where LD_LIBRARY_PATH says.
 fn compiler() -> Option<String> {
     let has_compiler = |folder: &PathBuf| folder.join("libnvrtc.so.13").exists();
-    let own = std::env::home_dir()?.join(".cache/gapura/cuda-toolkit/lib");
+    let own = std::env::home_dir()?.join(".cache/gapura/cuda-toolkit/venv/lib");
     let versions = std::fs::read_dir(own).into_iter().flatten().flatten();
     let own = versions.map(|python| python.path().join("site-packages/nvidia/cu13/lib"));
     let given = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();

@@ -119,6 +119,62 @@ fn an_old_compiler() {
 }
 
 #[test]
+fn a_compiler_that_is_newer_than_the_driver() {
+    let scene = |settings| Scene {
+        libraries: ALL,
+        settings,
+    };
+    let scenes = [
+        scene(&[("STAND_IN_NVRTC", "13.0")]),
+        // The driver is newer, too; then the compiler is not, and has nothing to do.
+        scene(&[("STAND_IN_NVRTC", "13.0"), ("STAND_IN_VERSION", "13000")]),
+        scene(&[("STAND_IN_NVRTC", "13.0")]),
+    ];
+    act(
+        "missing::a_compiler_that_is_newer_than_the_driver",
+        &scenes,
+        |number, place| {
+            let findings = probe(&place.cache());
+            let finding = findings.iter().find(|finding| finding.what == "NVRTC");
+            assert_eq!(finding.unwrap().ok, number == 1);
+            if number > 0 {
+                drop(open(place));
+                return;
+            }
+            let error = refused(place);
+            assert!(error.is_absence() && !error.is_fatal());
+            let expected = "NVRTC 13.0 needs a driver for CUDA 13, and NVIDIA's driver is for CUDA \
+                            12.0: install the library of CUDA 12 (`pip install \
+                            \"nvidia-cuda-nvrtc-cu12\"`) and set LD_LIBRARY_PATH to its folder, or \
+                            install a newer driver";
+            assert_eq!(error.to_string(), expected);
+            assert_eq!(finding.unwrap().detail, expected);
+            assert!(place.logged("compile ").is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_matrix_library_that_is_newer_than_the_driver() {
+    let settings = [("STAND_IN_BLAS", "130001")];
+    with_all(
+        "missing::a_matrix_library_that_is_newer_than_the_driver",
+        &settings,
+        |place| {
+            let message = refused(place).to_string();
+            let expected = "cuBLASLt, version 130001, needs a driver for CUDA 13, and NVIDIA's driver \
+                            is for CUDA 12.0: install the library of CUDA 12 (`pip install \
+                            \"nvidia-cublas-cu12\"`)";
+            assert!(message.starts_with(expected), "{message}");
+            let findings = probe(&place.cache());
+            let finding = findings.iter().find(|finding| finding.what == "cuBLASLt");
+            assert!(!finding.unwrap().ok);
+            assert_eq!(finding.unwrap().detail, message);
+        },
+    );
+}
+
+#[test]
 fn no_matrix_library() {
     let expected = ["libcublasLt.so cannot be loaded", "nvidia-cublas"];
     is_refused(
@@ -161,7 +217,7 @@ fn a_whole_machine_is_found() {
                 gpu("0: Stand-in 0, compute capability 9.0, 1.0 of 1.0 GiB free"),
                 gpu("1: Stand-in 1, compute capability 9.0, 1.0 of 1.0 GiB free"),
                 ("cuBLASLt", true, "version 120304"),
-                ("NVRTC", true, "NVRTC 13.0"),
+                ("NVRTC", true, "NVRTC 12.0"),
                 ("kernel cache", true, kernels.as_str()),
             ]
         );

@@ -114,7 +114,7 @@ fn build() -> PathBuf {
             "libcublasLt.so.12",
             Some("driver"),
         ),
-        ("nvrtc", "libnvrtc.so", "libnvrtc.so.13", None),
+        ("nvrtc", "libnvrtc.so", "libnvrtc.so.12", None),
     ] {
         let source = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/cuda/stand_in")

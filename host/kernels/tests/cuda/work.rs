@@ -1,6 +1,6 @@
 //! Work is done in order, when it is waited for, and fails with a reason.
 
-use gapura_kernels::device::{Device, Readback, Recording};
+use gapura_kernels::device::{Device, DeviceError, Readback, Recording};
 
 use super::{bytes_of, double, f32s, open, read, with_all};
 
@@ -75,13 +75,51 @@ fn a_recording_that_fails_leaves_the_device_usable() {
             let ops = [double(x, 1.0), double(x, 1.0)];
             let error = device.record(&ops).unwrap_err();
             let expected =
-                "cuLaunchKernel failed: soft_cap: CUDA_ERROR_INVALID_VALUE, invalid argument";
+                "cuLaunchKernel refused: soft_cap: CUDA_ERROR_INVALID_VALUE, invalid argument";
             assert_eq!(error.to_string(), expected);
+            assert!(!error.is_fatal());
             let recording = device.record(&ops).unwrap();
             device.replay(recording).unwrap();
             assert_eq!(f32s(&read(&mut device, x)), [7.0]);
         },
     );
+}
+
+#[test]
+fn what_is_refused_leaves_the_device_usable() {
+    for (fail, call) in [
+        ("cuMemHostAlloc:1:2", "cuMemHostAlloc"),
+        ("cuEventCreate:3:2", "cuEventCreate"),
+        (
+            "cuGraphInstantiateWithFlags:1:2",
+            "cuGraphInstantiateWithFlags",
+        ),
+    ] {
+        // A process that acts a scene has its settings, which tell the scenes apart.
+        if std::env::var("STAND_IN_FAIL").is_ok_and(|set| set != fail) {
+            continue;
+        }
+        with_all(
+            "work::what_is_refused_leaves_the_device_usable",
+            &[("STAND_IN_FAIL", fail)],
+            |place| {
+                let mut device = open(place);
+                let x = device.allocate(4).unwrap();
+                let mut work = || {
+                    device.write(x, &bytes_of(&[1.0]))?;
+                    let recording = device.record(&[double(x, 1.0)])?;
+                    device.replay(recording)?;
+                    let readback = device.read_back(x)?;
+                    device.wait(readback)
+                };
+                let error = work().unwrap_err();
+                let is_refusal =
+                    matches!(&error, DeviceError::Refused { call: it, .. } if *it == call);
+                assert!(is_refusal && !error.is_fatal(), "{fail}: {error}");
+                assert_eq!(f32s(&work().unwrap()), [3.0]);
+            },
+        );
+    }
 }
 
 #[test]
@@ -114,6 +152,10 @@ fn a_lost_context_is_an_error_and_can_be_dropped() {
             let expected = "cuEventSynchronize failed: CUDA_ERROR_ILLEGAL_ADDRESS, an illegal memory \
                         access was encountered";
             assert_eq!(error.to_string(), expected);
+            let is_sticky = matches!(error, DeviceError::Driver { is_sticky, .. } if is_sticky);
+            assert!(is_sticky && error.is_fatal());
+            // What runs nothing is no mere refusal there.
+            assert!(device.record(&[double(x, 0.0)]).unwrap_err().is_fatal());
             assert!(device.wait(second).is_err());
             assert!(device.run(&[double(x, 0.0)]).is_err());
             assert!(device.free(x).is_err());

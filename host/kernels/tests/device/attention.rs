@@ -97,7 +97,7 @@ fn heads() -> Vec<Specialization> {
     let odd = [
         support::bf16(48, 5),
         support::f32(240, 2),
-        support::bf16(208, 16),
+        support::bf16(208, 8),
     ];
     [support::specializations().as_slice(), &odd].concat()
 }

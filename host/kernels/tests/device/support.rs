@@ -3,6 +3,7 @@
 //! into the folder `GAPURA_KERNEL_CACHE`.
 
 mod case;
+mod gpu;
 mod weights;
 
 use std::{
@@ -12,20 +13,21 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use gapura_kernels::device::{
-    CudaDevice, Device, HostDevice, KernelCache, Precision, Region, Specialization, emulation,
-};
+use gapura_kernels::device::{Device, HostDevice, Precision, Region, Specialization, emulation};
 use half::bf16;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 pub(crate) use case::Case;
+use gpu::Gpu;
 pub(crate) use weights::matrix;
 
 /// Memory of each device.
 const CAPACITY_BYTES: u64 = 1 << 30;
 
-/// The orders in which the emulator lets threads go on.
-const ORDERS: [u32; 3] = [0, 1, 2];
+/// The orders in which the emulator lets threads go on. A GPU has its own.
+fn orders() -> &'static [u32] {
+    if is_on_gpu() { &[0] } else { &[0, 1, 2] }
+}
 
 /// How far a kernel's value may be from its reference's: `absolute + relative * |reference|`.
 /// Infinite values and those that are not numbers must have the same bits.
@@ -60,14 +62,9 @@ impl Tolerance {
     }
 
     fn accepts(self, expected: f32, found: f32) -> bool {
-        // A GPU contracts products and sums as it likes.
-        let relative = if is_on_gpu() {
-            self.relative.max(1e-6)
-        } else {
-            self.relative
-        };
-        let is_close = (expected - found).abs() <= self.absolute + relative * expected.abs();
-        expected.to_bits() == found.to_bits() || (relative > 0.0 && is_close)
+        let distance = (expected - found).abs();
+        let is_close = distance <= self.absolute + self.relative * expected.abs();
+        expected.to_bits() == found.to_bits() || (self.relative > 0.0 && is_close)
     }
 
     /// Panics with the first value that is too far off.
@@ -96,7 +93,7 @@ pub(crate) fn compare(
     let mut interpreter = HostDevice::interpreter(specialization, CAPACITY_BYTES).unwrap();
     let expected = run(&mut interpreter);
     let mut found: Option<Vec<f32>> = None;
-    for order in ORDERS {
+    for &order in orders() {
         let Some(mut device) = kernels(specialization, order) else {
             return expected;
         };
@@ -118,14 +115,11 @@ fn is_on_gpu() -> bool {
     std::env::var_os("GAPURA_TEST_DEVICE").is_some_and(|device| device == "cuda")
 }
 
-/// A device that runs the kernels, threads in an order of their own or another (a GPU has its own);
-/// `None`, and a line that says so, where there is no compiler.
+/// A device that runs the kernels, threads in an order of their own or another. What is allocated
+/// of it is freed when it is dropped. `None`, and a line that says so, where there is no compiler.
 pub(crate) fn kernels(specialization: Specialization, order: u32) -> Option<Box<dyn Device>> {
     if is_on_gpu() {
-        let cache = KernelCache::new(std::env::var_os("GAPURA_KERNEL_CACHE").unwrap().into());
-        return Some(Box::new(
-            CudaDevice::open(0, specialization, &cache).unwrap(),
-        ));
+        return Some(Box::new(Gpu::take(specialization)));
     }
     let library = library(specialization)?;
     let mut device = HostDevice::emulator(specialization, CAPACITY_BYTES, &library).unwrap();

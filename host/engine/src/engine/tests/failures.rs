@@ -33,13 +33,15 @@ fn a_failed_step_fails_its_requests_and_no_other() {
 fn a_row_without_numbers_fails_its_request_alone() {
     let runner = Broken(SimRunner::default(), None);
     let engine = Engine::start(Box::new(runner), EngineConfig::default()).unwrap();
-    let streams = ["no", "yes"].map(|prompt| engine.submit(request(prompt, 50)).unwrap());
-    let [broken, whole] = streams.map(read);
-    let error = broken.1.unwrap_err().to_string();
-    assert!(
-        error.ends_with("no logit at position 2 is finite"),
-        "{error}"
-    );
+    let streams = ["no", "xx", "yes"].map(|prompt| engine.submit(request(prompt, 50)).unwrap());
+    let [broken, undrawable, whole] = streams.map(read);
+    for failed in [broken, undrawable] {
+        let error = failed.1.unwrap_err().to_string();
+        assert!(
+            error.ends_with("no logit at position 2 is finite"),
+            "{error}"
+        );
+    }
     assert_eq!(whole.0, "You said: yes");
     wait_until("all is free", || is_at_rest(&engine));
     assert_eq!(engine.stats().failed_steps, 0);

@@ -163,7 +163,7 @@ impl Buffers {
             0
         };
         let scores = if by_library {
-            SCORE_ELEMENTS.max(s.heads * context_length)
+            SCORE_ELEMENTS.max(s.heads * context_length.next_multiple_of(8))
         } else {
             0
         };

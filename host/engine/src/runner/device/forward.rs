@@ -266,6 +266,8 @@ impl Program<'_> {
             window => (prompt.first_position + 1).saturating_sub(window as usize),
         };
         let columns = last - first_key;
+        // Rows of whole 16 bytes; what is behind the last key is later than every query.
+        let stride = columns.next_multiple_of(8);
         let tables = self.tables(layer.group);
         let table = 4 * (prompt.table * self.table_stride) as u64;
         self.ops.push(Op::GatherKv(GatherKv {
@@ -280,7 +282,7 @@ impl Program<'_> {
             reserved: 0,
         }));
         let q_width = sizes.heads * sizes.head_dim;
-        let rows_at_once = (buffers.scores.bytes as usize / 4 / (sizes.heads * columns)).max(1);
+        let rows_at_once = (buffers.scores.bytes as usize / 4 / (sizes.heads * stride)).max(1);
         let mut first = 0;
         while first < prompt.num_tokens {
             let rows = rows_at_once.min(prompt.num_tokens - first);
@@ -288,6 +290,7 @@ impl Program<'_> {
             let products = Products {
                 rows,
                 columns,
+                stride,
                 sizes,
                 allow_tf32: self.options.allow_tf32,
             };
@@ -301,7 +304,7 @@ impl Program<'_> {
                 out: buffers.weights.address,
                 heads: sizes.heads as u32,
                 rows: rows as u32,
-                columns: columns as u32,
+                columns: stride as u32,
                 first_position: (prompt.first_position + first) as u32,
                 first_key: first_key as u32,
                 window: layer.window,
@@ -322,6 +325,8 @@ impl Program<'_> {
 struct Products {
     rows: usize,
     columns: usize,
+    /// From row to row of scores and weights.
+    stride: usize,
     sizes: Sizes,
     allow_tf32: bool,
 }
@@ -358,8 +363,8 @@ impl Products {
             k: head_dim as u32,
             x_stride: (heads * head_dim) as u32,
             x_batch_stride: head_dim as u64,
-            out_stride: self.columns as u32,
-            out_batch_stride: (self.rows * self.columns) as u64,
+            out_stride: self.stride as u32,
+            out_batch_stride: (self.rows * self.stride) as u64,
             out_is_f32: 1,
             ..self.of_heads()
         })
@@ -376,8 +381,8 @@ impl Products {
             out,
             m: head_dim as u32,
             k: self.columns as u32,
-            x_stride: self.columns as u32,
-            x_batch_stride: (self.rows * self.columns) as u64,
+            x_stride: self.stride as u32,
+            x_batch_stride: (self.rows * self.stride) as u64,
             out_stride: (heads * head_dim) as u32,
             out_batch_stride: head_dim as u64,
             w_is_kn: 1,

@@ -1,5 +1,7 @@
 //! From files to the device: what is copied, what is rounded on the way, and what is refused.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use gapura_kernels::{
     WeightType,
     device::{
@@ -9,7 +11,7 @@ use gapura_kernels::{
 };
 
 use super::weights::{DeviceModel, PlannedMatrix, WeightPlan};
-use crate::{checkpoint::Weight, error::LoadError};
+use crate::error::LoadError;
 
 /// Bytes of a matrix that are quantized at a time.
 const QUANTIZE_BYTES: usize = 64 << 20;
@@ -93,10 +95,15 @@ impl WeightPlan<'_> {
         let found = device.wait(found)?;
         device.free(counters)?;
         progress(total, total);
-        let first = found.chunks_exact(4).position(|count| count != [0; 4]);
-        match first {
-            Some(index) => Err(LoadError::NotFinite {
-                tensor: self.matrices[index].weight.name().to_owned(),
+        let counts = found.chunks_exact(4);
+        let mut odd = self
+            .matrices
+            .iter()
+            .zip(counts)
+            .filter(|(matrix, count)| *count != [0; 4] || matrix.has_odd_scale.load(Relaxed));
+        match odd.next() {
+            Some((matrix, _)) => Err(LoadError::NotFinite {
+                tensor: matrix.weight.name().to_owned(),
             }),
             None => Ok(()),
         }
@@ -128,7 +135,7 @@ impl WeightPlan<'_> {
                         to: scratch.slice(0, (count * from) as u64),
                         rows: count,
                         row_bytes: from,
-                        fill: row_filler(weight, plain, first),
+                        fill: row_filler(matrix, plain, first),
                     }],
                     &mut |_| {},
                 )?,
@@ -176,7 +183,14 @@ fn random(out: Address, count: usize, seed: u64) -> Op {
     })
 }
 
-fn row_filler(weight: &Weight, format: MatrixFormat, first: usize) -> Box<Fill<'_>> {
+/// Writes rows from `first` on as `format`, and looks at the scales of those whose blocks stay as
+/// they are.
+fn row_filler<'a>(
+    matrix: &'a PlannedMatrix<'_>,
+    format: MatrixFormat,
+    first: usize,
+) -> Box<Fill<'a>> {
+    let weight = matrix.weight;
     let (cols, weight_type) = (weight.cols(), weight.weight_type());
     let from = weight.bytes().len() / weight.rows();
     let to = format.row_bytes(cols);
@@ -184,8 +198,28 @@ fn row_filler(weight: &Weight, format: MatrixFormat, first: usize) -> Box<Fill<'
         for (row, out) in rows.zip(out.chunks_exact_mut(to)) {
             let bytes = &weight.bytes()[(first + row) * from..][..from];
             format.pack(weight_type, bytes, cols, out);
+            if has_odd_scale(format, weight_type, bytes) {
+                matrix.has_odd_scale.store(true, Relaxed);
+            }
         }
     })
+}
+
+/// Whether a row in GGML's blocks has a scale that is infinite or not a number; of other formats
+/// every value is looked at on the device.
+fn has_odd_scale(format: MatrixFormat, weight_type: WeightType, row: &[u8]) -> bool {
+    // Where a block holds its scales, each an f16.
+    let scales = match format {
+        MatrixFormat::Q8_0 => 0..2,
+        MatrixFormat::Q6K => 208..210,
+        MatrixFormat::Q4K => 0..4,
+        MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::W8 | MatrixFormat::W4 => {
+            return false;
+        }
+    };
+    let is_odd = |scale: &[u8; 2]| !half::f16::from_le_bytes(*scale).is_finite();
+    let mut blocks = row.chunks_exact(weight_type.block_bytes());
+    blocks.any(|block| block[scales.clone()].as_chunks().0.iter().any(is_odd))
 }
 
 impl PlannedMatrix<'_> {
@@ -198,12 +232,13 @@ impl PlannedMatrix<'_> {
             to: region.slice(self.offset, (rows * row_bytes) as u64),
             rows,
             row_bytes,
-            fill: row_filler(self.weight, self.format, 0),
+            fill: row_filler(self, self.format, 0),
         }
     }
 
     /// Of matrices that lie on the device as plain numbers; those that are rounded there are
-    /// counted before, and a block format's values are finite where its scales are.
+    /// counted before, and a block format's values are finite where its scales are, which were
+    /// looked at on the way.
     fn count_non_finite(
         &self,
         region: Region,

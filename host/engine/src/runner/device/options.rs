@@ -24,6 +24,8 @@ pub struct DeviceOptions {
     pub max_batched_tokens: usize,
     /// As [`EngineConfig::context_length`](crate::EngineConfig::context_length).
     pub context_length: Option<usize>,
+    /// Bytes that the KV cache is to have; `None` for what is left.
+    pub kv_bytes: Option<u64>,
 }
 
 impl Default for DeviceOptions {
@@ -37,6 +39,7 @@ impl Default for DeviceOptions {
             max_num_seqs: 64,
             max_batched_tokens: 256,
             context_length: None,
+            kv_bytes: None,
         }
     }
 }

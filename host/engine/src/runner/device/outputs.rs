@@ -79,10 +79,8 @@ impl DeviceRunner {
             if output.is_drawn {
                 let id = word(&sampled, output.first);
                 if id == u32::MAX {
-                    return Err(DeviceError::Driver {
-                        call: "sample",
-                        reason: "no logit of a row is finite".to_owned(),
-                    });
+                    rows.push(vec![RowOutput::Undrawable]);
+                    continue;
                 }
                 let report = output.logprobs.map(|count| {
                     let chosen = f32::from_bits(word(&sampled_logits, output.first));

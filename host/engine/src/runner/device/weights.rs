@@ -1,5 +1,7 @@
 //! A model's weights in a device's memory: which there are, and where each lies.
 
+use std::sync::atomic::AtomicBool;
+
 use gapura_kernels::device::{Address, DeviceMatrix, MatrixFormat, Precision, Region};
 
 use super::DeviceOptions;
@@ -85,6 +87,8 @@ pub(super) struct PlannedMatrix<'a> {
     pub(super) weight: &'a Weight,
     pub(super) format: MatrixFormat,
     pub(super) offset: u64,
+    /// A scale of its blocks was found to be infinite or not a number.
+    pub(super) has_odd_scale: AtomicBool,
 }
 
 impl<'a> WeightPlan<'a> {
@@ -208,6 +212,7 @@ impl<'a> WeightPlan<'a> {
             weight,
             format,
             offset,
+            has_odd_scale: AtomicBool::new(false),
         });
         DeviceMatrix {
             format,

@@ -12,15 +12,19 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::nvrtc::Nvrtc;
+use super::{driver::Driver, nvrtc::Nvrtc};
 use crate::device::{DeviceError, launch::Specialization, sources};
+
+/// The macro that every module is compiled for: what activations are is a matter of `device.cuh`.
+const PRECISION: &str = "GAPURA_F32";
 
 /// Modules that are compiled at once.
 const COMPILERS: usize = 8;
 
-/// Kernels compiled for one architecture and [`Specialization`], by module, in files named
-/// `{module}-{architecture}-{key}.cubin`. The key covers all that a module is made of but the
-/// compiler, so that kernels compiled elsewhere are found where there is no compiler.
+/// Kernels compiled for one architecture and what their module reads of a [`Specialization`], by
+/// module, in files named `{module}-{architecture}-{key}.cubin`. The key covers all that a module
+/// is made of but the compiler, so that kernels compiled elsewhere are found where there is no
+/// compiler.
 #[derive(Debug, Clone)]
 pub struct KernelCache {
     folder: PathBuf,
@@ -73,44 +77,61 @@ impl KernelCache {
         compute_capability: (u32, u32),
         specialization: Specialization,
     ) -> Result<Vec<PathBuf>, DeviceError> {
-        let cubins = self.cubins(compute_capability, specialization, true)?;
+        let cubins = self.cubins(compute_capability, specialization, None)?;
         Ok(cubins.into_iter().map(|cubin| cubin.path).collect())
     }
 
-    /// All modules, read or compiled. `must_keep`: it is an error if one that was compiled cannot
-    /// be written; else it is compiled again next time.
+    /// All modules, read or compiled. For a driver, of any architecture that runs on the device;
+    /// where one that was compiled cannot be written, it is compiled again next time. For none, of
+    /// the device's own architecture, and it is an error if one cannot be written.
     pub(super) fn cubins(
         &self,
         compute_capability: (u32, u32),
         specialization: Specialization,
-        must_keep: bool,
+        driver: Option<Driver>,
     ) -> Result<Vec<Cubin>, DeviceError> {
         specialization.check()?;
-        let architecture = architecture(compute_capability);
-        let options = options(&architecture, specialization);
+        let own = architecture(compute_capability);
+        let older = match driver {
+            Some(_) => older_architectures(compute_capability),
+            None => Vec::new(),
+        };
         let mut cubins = Vec::new();
         let mut missing = Vec::new();
         for &(name, source) in sources::modules() {
             let module = name.trim_end_matches(".cu");
-            let key = key(source, &options);
-            let file = format!("{module}-{architecture}-{key}.cubin");
-            match self.read(&file) {
+            let file = |architecture: &str, options: &[String]| {
+                format!("{module}-{architecture}-{}.cubin", key(source, options))
+            };
+            let options_of = |architecture: &str| options(architecture, source, specialization);
+            let options = options_of(&own);
+            let found = self.read(&file(&own, &options)).or_else(|| {
+                let mut older = older.iter();
+                older.find_map(|other| self.read(&file(other, &options_of(other))))
+            });
+            match found {
                 Some((path, image)) => cubins.push(Cubin {
                     module,
                     image,
                     path,
                 }),
-                None => missing.push((module, source, self.folder.join(file))),
+                None => {
+                    let path = self.folder.join(file(&own, &options));
+                    missing.push((module, source, options, path));
+                }
             }
         }
         if missing.is_empty() {
             return Ok(cubins);
         }
         let compiler = Nvrtc::load()?;
-        let compiled = in_threads(&missing, |(module, source, path)| {
-            let image = compiler.compile(module, source, sources::headers(), &options)?;
+        if let Some(driver) = driver {
+            compiler.check_runs_with(driver)?;
+        }
+        let compiled = in_threads(&missing, |(module, source, options, path)| {
+            let image = compiler.compile(module, source, sources::headers(), options)?;
             match write(path, &image) {
-                Err(error) if must_keep => Err(DeviceError::Compile {
+                Err(error) if driver.is_none() => Err(DeviceError::Compile {
                     module: (*module).to_owned(),
                     reason: format!("{}: {error}", path.display()),
                 }),
@@ -150,8 +171,8 @@ impl KernelCache {
     }
 }
 
-/// As the compiler names it. `a` is what Hopper's own instructions need, and what runs on no other
-/// architecture: as does any cubin.
+/// As the compiler names it. A cubin runs on its architecture and on those of the same major with a
+/// greater minor. With `a`, which Hopper's own instructions need, it runs on its own alone.
 fn architecture((major, minor): (u32, u32)) -> String {
     match (major, minor) {
         (9, 0) => "sm_90a".to_owned(),
@@ -159,8 +180,15 @@ fn architecture((major, minor): (u32, u32)) -> String {
     }
 }
 
-/// Nothing that trades exactness for speed is among them.
-fn options(architecture: &str, specialization: Specialization) -> Vec<String> {
+/// Others whose cubins run there too, the newest first.
+fn older_architectures((major, minor): (u32, u32)) -> Vec<String> {
+    let older = (0..minor).rev().map(|minor| architecture((major, minor)));
+    older.filter(|name| !name.ends_with('a')).collect()
+}
+
+/// Nothing that trades exactness for speed is among them. Macros only as far as the source reads
+/// them, so that one cubin serves all specializations that do not differ in it.
+fn options(architecture: &str, source: &str, specialization: Specialization) -> Vec<String> {
     let mut options = vec![
         format!("--gpu-architecture={architecture}"),
         "--std=c++17".to_owned(),
@@ -168,9 +196,24 @@ fn options(architecture: &str, specialization: Specialization) -> Vec<String> {
         // What is not a kernel is for the device: there is no host to compile for.
         "--device-as-default-execution-space".to_owned(),
     ];
-    let defines = specialization.defines();
+    let defines = specialization.defines().into_iter();
+    let defines = defines.filter(|(name, _)| *name == PRECISION || reads(source, name));
     options.extend(defines.map(|(name, value)| format!("--define-macro={name}={value}")));
     options
+}
+
+/// Whether a source, or a header that it includes, has `name` as a word outside its comments.
+fn reads(source: &str, name: &str) -> bool {
+    let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    source.lines().any(|line| {
+        let code = line.split("//").next().unwrap_or_default();
+        let header = code.strip_prefix("#include \"").and_then(|rest| {
+            let file = rest.split('"').next()?;
+            sources::headers().iter().find(|(name, _)| *name == file)
+        });
+        header.is_some_and(|(_, text)| reads(text, name))
+            || code.split(|c| !is_of_word(c)).any(|word| word == name)
+    })
 }
 
 /// 128 bits, in hexadecimal, of all that a module is made of.

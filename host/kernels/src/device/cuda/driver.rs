@@ -83,8 +83,28 @@ pub(super) fn succeeded(call: &'static str, status: CUresult) -> Result<(), Devi
         status => Err(DeviceError::Driver {
             call,
             reason: describe(status),
+            is_sticky: is_sticky(status),
         }),
     }
+}
+
+/// Whether a status stays: CUDA reports it from every later call of the process. Faults of kernels
+/// do, and those of the device itself.
+fn is_sticky(status: CUresult) -> bool {
+    matches!(
+        status,
+        CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUresult::CUDA_ERROR_ASSERT
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC
+            | CUresult::CUDA_ERROR_LAUNCH_FAILED
+            | CUresult::CUDA_ERROR_UNKNOWN
+    )
 }
 
 fn describe(status: CUresult) -> String {
@@ -159,6 +179,32 @@ impl Driver {
                 reason: format!("{LIBRARY} has no {function}: it is not a whole driver"),
             }),
         }
+    }
+
+    /// Whether a library that was made for some major version of CUDA works with this driver: it
+    /// does unless the driver is for an older one. `package` is its name without a version in
+    /// Python's index.
+    pub(super) fn check_library(
+        self,
+        found: &str,
+        library_major: c_int,
+        package: &str,
+    ) -> Result<(), DeviceError> {
+        let major = self.version / 1000;
+        if library_major <= major {
+            return Ok(());
+        }
+        let package = match major {
+            12 => format!("{package}-cu12"),
+            _ => format!("{package}=={major}.*"),
+        };
+        Err(DeviceError::Unusable {
+            reason: format!(
+                "{found} needs a driver for CUDA {library_major}, and NVIDIA's driver is for \
+                 {self}: install the library of CUDA {major} (`pip install \"{package}\"`) and set \
+                 LD_LIBRARY_PATH to its folder, or install a newer driver"
+            ),
+        })
     }
 
     /// How many devices there are.
@@ -388,6 +434,7 @@ impl Event {
         let elapsed = elapsed.map_err(|error| DeviceError::Driver {
             call,
             reason: error.to_string(),
+            is_sticky: false,
         })?;
         let mut milliseconds = 0.0;
         // SAFETY: both events live; the driver writes one float.

@@ -20,7 +20,7 @@ use cudarc::cublaslt::sys::{
 };
 
 use super::{
-    driver::{Context, Stream},
+    driver::{Context, Driver, Stream},
     memory::DeviceMemory,
 };
 use crate::device::{self, DeviceError, Precision};
@@ -68,6 +68,8 @@ fn succeeded(call: &'static str, status: cublasStatus_t) -> Result<(), DeviceErr
         status => Err(DeviceError::Driver {
             call,
             reason: format!("{status:?}"),
+            // The library does not tell.
+            is_sticky: false,
         }),
     }
 }
@@ -93,6 +95,18 @@ pub(super) fn load() -> Result<usize, DeviceError> {
     }
     // SAFETY: the function is there and takes nothing.
     Ok(unsafe { sys::cublasLtGetVersion() })
+}
+
+/// Looks for the library, and whether it works with a driver.
+pub(super) fn load_for(driver: Driver) -> Result<usize, DeviceError> {
+    let version = load()?;
+    let major = i32::try_from(version / 10_000).unwrap_or(i32::MAX);
+    driver.check_library(
+        &format!("cuBLASLt, version {version},"),
+        major,
+        "nvidia-cublas",
+    )?;
+    Ok(version)
 }
 
 /// The library in a context.
@@ -234,7 +248,9 @@ impl GemmLibrary {
         match self.plans.entry(shape) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                Ok(entry.insert(Plan::new(&self.handle, shape, self.precision)?))
+                // A plan is made without the device.
+                let plan = Plan::new(&self.handle, shape, self.precision);
+                Ok(entry.insert(plan.map_err(DeviceError::into_refusal)?))
             }
         }
     }
@@ -288,7 +304,7 @@ impl Plan {
             shape.out_step,
         )?;
         let choice = Preference::new(shape.alignment)?.choose(handle, &product, &w, &x, &out)?;
-        let choice = choice.ok_or_else(|| DeviceError::Driver {
+        let choice = choice.ok_or_else(|| DeviceError::Refused {
             call: "cublasLtMatmulAlgoGetHeuristic",
             reason: format!("there is no way to compute {shape:?}"),
         })?;

@@ -14,12 +14,36 @@ struct Executable(CUgraphExec);
 struct Graph(CUgraph);
 
 impl Graphs {
-    /// Keeps what `queue` puts into `stream`, which runs nothing meanwhile.
+    /// Keeps what `queue` puts into `stream`, which runs nothing meanwhile: where it fails, such as
+    /// for want of memory, the device goes on.
     pub(super) fn record(
         &mut self,
         stream: &Stream,
         queue: impl FnOnce() -> Result<(), DeviceError>,
     ) -> Result<Recording, DeviceError> {
+        let executable = Executable::record(stream, queue).map_err(DeviceError::into_refusal)?;
+        self.0.push(executable);
+        Ok(Recording(self.0.len() as u32 - 1))
+    }
+
+    pub(super) fn replay(&self, recording: Recording, stream: &Stream) -> Result<(), DeviceError> {
+        let Some(executable) = self.0.get(recording.0 as usize) else {
+            return Err(DeviceError::Driver {
+                call: "replay",
+                reason: format!("there is no recording {}", recording.0),
+                is_sticky: false,
+            });
+        };
+        // SAFETY: both live, and what the recording launches stays loaded as long.
+        unsafe { driver!(cuGraphLaunch(executable.0, stream.raw())) }
+    }
+}
+
+impl Executable {
+    fn record(
+        stream: &Stream,
+        queue: impl FnOnce() -> Result<(), DeviceError>,
+    ) -> Result<Self, DeviceError> {
         // Relaxed: while it records, the library of matrix products may load a kernel of its own,
         // and other threads may allocate.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
@@ -35,19 +59,7 @@ impl Graphs {
         let mut executable = std::ptr::null_mut();
         // SAFETY: the graph is whole; the driver stores a handle.
         unsafe { driver!(cuGraphInstantiateWithFlags(&raw mut executable, graph.0, 0)) }?;
-        self.0.push(Executable(executable));
-        Ok(Recording(self.0.len() as u32 - 1))
-    }
-
-    pub(super) fn replay(&self, recording: Recording, stream: &Stream) -> Result<(), DeviceError> {
-        let Some(executable) = self.0.get(recording.0 as usize) else {
-            return Err(DeviceError::Driver {
-                call: "replay",
-                reason: format!("there is no recording {}", recording.0),
-            });
-        };
-        // SAFETY: both live, and what the recording launches stays loaded as long.
-        unsafe { driver!(cuGraphLaunch(executable.0, stream.raw())) }
+        Ok(Self(executable))
     }
 }
 

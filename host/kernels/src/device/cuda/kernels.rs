@@ -98,9 +98,14 @@ impl Kernels {
 
 fn with_kernel(error: DeviceError, kernel: &str) -> DeviceError {
     match error {
-        DeviceError::Driver { call, reason } => DeviceError::Driver {
+        DeviceError::Driver {
+            call,
+            reason,
+            is_sticky,
+        } => DeviceError::Driver {
             call,
             reason: format!("{kernel}: {reason}"),
+            is_sticky,
         },
         other => other,
     }
@@ -139,18 +144,23 @@ impl Module {
             module: self.name.to_owned(),
             reason: format!("{}: {error}", launch.kernel),
         };
+        // A device that is gone is no fault of the kernel's.
+        let refused = |error: DeviceError| match error.into_refusal() {
+            refusal @ DeviceError::Refused { .. } => failed(refusal.to_string()),
+            other => other,
+        };
         let name =
             CString::new(launch.kernel.as_str()).map_err(|error| failed(error.to_string()))?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the module is loaded, the name ends with a zero; the driver stores a handle.
         unsafe { driver!(cuModuleGetFunction(&raw mut raw, self.raw, name.as_ptr())) }
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(refused)?;
         let shared_bytes = launch.shared_bytes.max(DEFAULT_SHARED_BYTES);
         if shared_bytes > DEFAULT_SHARED_BYTES {
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is the module's.
             unsafe { driver!(cuFuncSetAttribute(raw, attribute, shared_bytes as c_int)) }
-                .map_err(|error| failed(error.to_string()))?;
+                .map_err(refused)?;
         }
         let function = Function { raw, shared_bytes };
         self.functions.insert(launch.kernel.clone(), function);

@@ -141,8 +141,9 @@ impl Pinned {
     fn new(bytes: usize) -> Result<Self, DeviceError> {
         let mut start = std::ptr::null_mut();
         // SAFETY: the driver stores a pointer to so many bytes.
-        unsafe { driver!(cuMemHostAlloc(&raw mut start, bytes, 0)) }?;
-        let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| DeviceError::Driver {
+        unsafe { driver!(cuMemHostAlloc(&raw mut start, bytes, 0)) }
+            .map_err(DeviceError::into_refusal)?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| DeviceError::Refused {
             call: "cuMemHostAlloc",
             reason: "it gave no memory".to_owned(),
         })?;
@@ -177,7 +178,7 @@ struct CopyBuffer {
 impl CopyBuffer {
     /// Of `bytes`, rounded up so that buffers fit again.
     fn new(bytes: usize) -> Result<Self, DeviceError> {
-        let copied = Event::new()?;
+        let copied = Event::new().map_err(DeviceError::into_refusal)?;
         let memory = Pinned::new(bytes.max(4096).next_power_of_two())?;
         Ok(Self {
             memory,
@@ -364,6 +365,7 @@ impl Readbacks {
             return Err(DeviceError::Driver {
                 call: "wait",
                 reason: format!("there is no readback {}", readback.0),
+                is_sticky: false,
             });
         };
         let bytes = buffer.bytes(bytes)?.to_vec();

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use cudarc::nvrtc::sys::{self, nvrtcProgram, nvrtcResult};
 
+use super::driver::Driver;
 use crate::device::DeviceError;
 
 const LIBRARY: &str = "libnvrtc.so";
@@ -54,6 +55,11 @@ impl Nvrtc {
             return unusable(format!("{LIBRARY} is {found}, and NVRTC 12.0 is needed"));
         }
         Ok(found)
+    }
+
+    /// Whether a driver loads what it compiles.
+    pub(super) fn check_runs_with(self, driver: Driver) -> Result<(), DeviceError> {
+        driver.check_library(&self.to_string(), self.version.0, "nvidia-cuda-nvrtc")
     }
 
     /// Compiles `source` to a cubin. Several threads may do so at once.
@@ -128,7 +134,7 @@ fn succeeded(call: &'static str, status: nvrtcResult) -> Result<(), DeviceError>
             .to_string_lossy()
             .into_owned()
     };
-    Err(DeviceError::Driver { call, reason })
+    Err(DeviceError::Refused { call, reason })
 }
 
 struct Program(nvrtcProgram);

@@ -38,9 +38,18 @@ pub fn probe(cache: &KernelCache) -> Vec<Finding> {
     }
     findings.push(finding(
         "cuBLASLt",
-        gemm::load().map(|version| format!("version {version}")),
+        match driver {
+            Ok(driver) => gemm::load_for(driver),
+            Err(_) => gemm::load(),
+        }
+        .map(|version| format!("version {version}")),
     ));
-    let compiler = Nvrtc::load();
+    let compiler = Nvrtc::load().and_then(|compiler| {
+        if let Ok(driver) = driver {
+            compiler.check_runs_with(driver)?;
+        }
+        Ok(compiler)
+    });
     let can_compile = compiler.is_ok();
     findings.push(finding(
         "NVRTC",

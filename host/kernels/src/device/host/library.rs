@@ -46,6 +46,7 @@ impl KernelLibrary {
         let failed = |reason: String| DeviceError::Driver {
             call: op,
             reason: format!("{}: {reason}", launch.kernel),
+            is_sticky: false,
         };
         // SAFETY: `emulation.cpp` defines the symbol with this signature.
         let run = unsafe { self.library.get::<LaunchFn>(b"gapura_launch\0") };

@@ -156,6 +156,15 @@ fn sees_as_far_as_its_window() {
             cap: 50.0,
         },
     );
+    // Up to 4095 a row sees all keys; later ones leave out the oldest.
+    check_prefill(
+        support::bf16(64, 3),
+        &PrefillCase {
+            sequences: vec![(4094, 1), (4095, 2), (4096, 1), (4100, 17)],
+            window: 4096,
+            cap: 50.0,
+        },
+    );
 }
 
 /// What a prompt's rows come to does not depend on how they are computed.

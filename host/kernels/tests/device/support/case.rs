@@ -7,7 +7,7 @@ use gapura_kernels::device::{
 };
 
 use super::{
-    CAPACITY_BYTES, ORDERS, Tolerance, act_bytes, act_values, f32_bytes, kernels, u32_bytes,
+    CAPACITY_BYTES, Tolerance, act_bytes, act_values, f32_bytes, kernels, orders, u32_bytes,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -156,7 +156,7 @@ impl Case {
         let mut interpreter = HostDevice::interpreter(self.specialization, CAPACITY_BYTES).unwrap();
         let expected = self.run(&mut interpreter, &ops).unwrap();
         let mut found: Option<Results> = None;
-        for order in ORDERS {
+        for &order in orders() {
             let mut device = kernels(self.specialization, order)?;
             let results = self.run(&mut *device, &ops).unwrap();
             match &found {
