@@ -190,7 +190,7 @@ fn a_gpu_that_is_not_there_is_an_error_only_where_it_was_asked_for() {
                 "--max-tokens",
                 "2",
             ])
-            .args(["--device", device])
+            .args(["--raw", "--device", device])
             .env("LD_LIBRARY_PATH", "/nowhere")
             .output()
             .unwrap()

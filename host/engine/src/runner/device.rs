@@ -240,7 +240,7 @@ impl DeviceRunner {
         })
     }
 
-    /// Bytes that the KV cache may take: what is free now but the [`reserve`].
+    /// Bytes that the KV cache may take: what is free now but for a reserve.
     ///
     /// # Errors
     /// [`LoadError::Device`].
