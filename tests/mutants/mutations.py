@@ -9,11 +9,17 @@ KERNEL = "host/kernels/src/attention.rs"
 HUB = "host/engine/src/model_config/hub.rs"
 DRAW = "host/engine/src/engine_loop/draw.rs"
 SAMPLER = "host/engine/src/sampler.rs"
+INPUTS = "host/engine/src/runner/device/inputs.rs"
+DEVICE_SAMPLING = "host/engine/src/runner/device/sampling.rs"
+DEVICE_FORWARD = "host/engine/src/runner/device/forward.rs"
 
 GEMMAS = ["golden::gemma2_matches_transformers", "golden::gemma3_matches_its_reference"]
 GEMMA2 = GEMMAS[:1]
 ALL_MODELS = GEMMAS + ["golden::llama_matches_transformers"]
 REUSE = ["exactness::batched_answers_equal_those_alone"]
+DEVICE_IS_CPU = ["device::in_float32_the_plan_computes_what_the_cpu_engine_computes"]
+DEVICE_CHOOSES = ["device::the_device_chooses_what_the_host_would"]
+DEVICE_GRAMMAR = ["device::within_a_grammar_the_device_chooses_what_the_host_would"]
 WINDOWED = "self.window.map_or(0, |window| end.saturating_sub(window))..end"
 
 MUTATIONS = [
@@ -249,9 +255,83 @@ MUTATIONS = [
         ],
         tests=["exactness::seeded_draws_do_not_depend_on_company"],
     ),
+    # --- The launch plan of a device -----------------------------------------------------------
+    dict(
+        name="device: padding row on a live page",
+        suite="device",
+        edits=[
+            (INPUTS, "self.full_slots.resize(rows, scratch(plan.num_full_blocks));",
+             "self.full_slots.resize(rows, self.full_slots.first().copied().unwrap_or(scratch(plan.num_full_blocks)));"),
+            (INPUTS, ".resize(rows, scratch(plan.num_windowed_blocks));",
+             ".resize(rows, self.windowed_slots.first().copied().unwrap_or(scratch(plan.num_windowed_blocks)));"),
+        ],
+        tests=DEVICE_CHOOSES,
+    ),
+    dict(
+        name="device: padding row has a token to attend to",
+        suite="device",
+        edits=[(INPUTS, "self.lengths.resize(rows, 0);", "self.lengths.resize(rows, 1);")],
+        tests=DEVICE_CHOOSES,
+    ),
+    dict(
+        name="device: no block for padding rows",
+        suite="device",
+        edits=[("host/engine/src/runner/device.rs", "bytes / count / 2 * (u64::from(blocks) + 1),",
+                "bytes / count / 2 * u64::from(blocks),")],
+        tests=DEVICE_CHOOSES,
+    ),
+    dict(
+        name="device: drawn token of the row with the same number",
+        suite="device",
+        edits=[(INPUTS, "drawn.get(before).copied()", "drawn.get(index.min(before)).copied()")],
+        tests=DEVICE_CHOOSES,
+    ),
+    dict(
+        name="device: block table of another prompt",
+        suite="device",
+        edits=[(INPUTS, "            table: self.num_sequences,\n", "            table: 0,\n")],
+        tests=DEVICE_IS_CPU,
+    ),
+    dict(
+        name="device: masks in reverse order",
+        suite="device",
+        edits=[(INPUTS, "        masked.sort_by_key(|index| self.sampling[self.outputs[*index].first].mask);\n",
+                "        masked.sort_by_key(|index| std::cmp::Reverse(self.sampling[self.outputs[*index].first].mask));\n")],
+        tests=DEVICE_GRAMMAR,
+    ),
+    dict(
+        name="device: penalties take the first row's token for the newest",
+        suite="device",
+        edits=[(DEVICE_SAMPLING, "newest: row as u32,", "newest: 0 * row as u32,")],
+        tests=DEVICE_CHOOSES,
+    ),
+    dict(
+        name="device: newest token counted to the prompt",
+        suite="device",
+        edits=[(DEVICE_SAMPLING, "u32::from(newest >= input.num_prompt_tokens)", "0 * u32::from(newest >= input.num_prompt_tokens)")],
+        tests=DEVICE_CHOOSES,
+    ),
+    dict(
+        name="device: draws tied to the row",
+        suite="device",
+        edits=[(DEVICE_SAMPLING, "sampler::random_bits(input.seed, newest + 1)", "sampler::random_bits(input.seed, row)")],
+        tests=DEVICE_CHOOSES,
+    ),
+    dict(
+        name="device: window missing at decode",
+        suite="device",
+        edits=[(DEVICE_FORWARD, """            window: layer.window,
+            splits: shape.splits as u32,
+""", """            window: 0,
+            splits: shape.splits as u32,
+""")],
+        tests=DEVICE_IS_CPU,
+    ),
+    dict(
+        name="device: the step ahead computes the same position again",
+        suite="device",
+        edits=[("host/engine/src/scheduler/ahead.rs", "let position = part.first_position + part.tokens.len();",
+                "let position = part.first_position;")],
+        tests=DEVICE_CHOOSES,
+    ),
 ]
-
-# What a CPU cannot show.
-ONLY_CUDA = {
-    "padding row on a live page": "only steps captured as CUDA graphs have padding rows; the CPU runner computes no row that is not asked for",
-}

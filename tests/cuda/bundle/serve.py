@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Time the gateway over HTTP on the GPU, with a chain of plugins and with the template alone.
 
-    serve.py --gapura FILE --bench FILE --device cuda|interpreter --model 9b|tiny --plugins DIR
+    serve.py --gapura FILE --bench FILE --device cuda|interpreter --model 9b|tiny --plugins DIR [--weights DIR]
 
-The model has Gemma 2's shape and zeros for weights, which compute as fast as any. Several clients
-stream answers of a fixed length; routes take turns. Without a GPU the gateway runs on the CPU.
+The model has Gemma 2's shape; its weights are those of the checkpoint in --weights, else zeros.
+Several clients stream answers of a fixed length; routes take turns. Without a GPU the gateway runs
+on the CPU.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import statistics
@@ -34,7 +36,7 @@ TEXT = "Ceritakan tentang kota Semarang dan makanan khasnya. " * 8
 def stream(port, route, tokens, results):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     body = {"model": route, "messages": [{"role": "user", "content": TEXT}], "stream": True, "max_tokens": tokens,
-            # Zeros for weights make all tokens equal: this one is text that clients and plugins see.
+            # Zeros or random numbers choose this token then: text that clients and plugins see.
             "temperature": 0, "ignore_eos": True, "logit_bias": {"70": 50}, "stream_options": {"include_usage": True}}
     start = time.perf_counter()
     connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
@@ -72,21 +74,15 @@ def measure(port, route, clients, tokens):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("gapura", "bench", "device", "model", "plugins"):
-        parser.add_argument(f"--{name}", required=True)
-    args = parser.parse_args()
-    device = "cuda" if args.device == "cuda" else "cpu"
-    tokens = 128 if args.model == "9b" else 8
+@contextlib.contextmanager
+def gateway(binary, device, model, plugins):
+    """A gateway over `model`, ready, as the number of its port."""
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder, "model")
-        subprocess.run([args.bench, "--model", args.model, "--write-model", str(model)], check=True)
         config = Path(folder, "gapura.toml")
-        config.write_text(CONFIG.format(plugins=Path(args.plugins).resolve()))
+        config.write_text(CONFIG.format(plugins=Path(plugins).resolve()))
         port = 8731
         server = subprocess.Popen(
-            [args.gapura, "serve", "--config", str(config), "--model", str(model), "--device", device,
+            [binary, "serve", "--config", str(config), "--model", str(model), "--device", device,
              "--listen", f"127.0.0.1:{port}", "--context-length", "1024"], stderr=sys.stderr, stdout=sys.stderr)
         try:
             for _ in range(1200):
@@ -102,6 +98,27 @@ def main():
                 time.sleep(0.25)
             else:
                 sys.exit("serve.py: the gateway did not become ready")
+            yield port
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("gapura", "bench", "device", "model", "plugins"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--weights", type=Path, help="folder of a checkpoint")
+    args = parser.parse_args()
+    device = "cuda" if args.device == "cuda" else "cpu"
+    weights = "of a file" if args.weights else "zeros"
+    tokens = 128 if args.model == "9b" else 8
+    with tempfile.TemporaryDirectory() as folder:
+        model = args.weights
+        if model is None:
+            model = Path(folder, "model")
+            subprocess.run([args.bench, "--model", args.model, "--write-model", str(model)], check=True)
+        with gateway(args.gapura, device, model, args.plugins) as port:
             for clients in (1, 8):
                 best = {}
                 for _ in range(3):
@@ -110,10 +127,7 @@ def main():
                         if route not in best or result["tokens_per_s"] > best[route]["tokens_per_s"]:
                             best[route] = result
                 for result in best.values():
-                    print(json.dumps({"part": "serve", "result": result}), flush=True)
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
+                    print(json.dumps({"part": "serve", "result": {**result, "weights": weights}}), flush=True)
 
 
 if __name__ == "__main__":
