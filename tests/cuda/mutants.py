@@ -21,27 +21,13 @@ from pathlib import Path
 from mutations import MUTATIONS
 
 REPO = Path(__file__).resolve().parents[2]
+sys.path.append(str(REPO / "tests" / "mutants"))
+
+from edits import applied, check  # noqa: E402
+
 KERNELS = REPO / "host" / "kernels" / "cuda"
 # Compiling for this machine takes seconds; whatever takes this long hangs.
 LIMIT_S = 300
-
-
-def applied(mutation):
-    """The files that a mutation changes, with their new text; or why it does not apply."""
-    files = {}
-    for name, text, replacement in mutation["edits"]:
-        source = files.get(name) or (KERNELS / name).read_text()
-        if (count := source.count(text)) != 1:
-            return None, f"{name} has {count} places like {text.strip()[:60]!r}, expected one"
-        files[name] = source.replace(text, replacement)
-    return files, None
-
-
-def check(mutations):
-    problems = [(m["name"], problem) for m in mutations if (problem := applied(m)[1])]
-    for name, problem in problems:
-        print(f"cuda-mutants: {name}: {problem}", file=sys.stderr)
-    return not problems
 
 
 def test_binary():
@@ -79,7 +65,7 @@ def main():
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     mutations = [m for m in MUTATIONS if re.search(arguments.only, m["name"])]
-    if not check(mutations):
+    if not check(mutations, KERNELS, "cuda-mutants"):
         return 1
     if arguments.check:
         return 0
@@ -92,7 +78,7 @@ def main():
         for mutation in [None, *mutations]:
             shutil.rmtree(sources, ignore_errors=True)
             shutil.copytree(KERNELS, sources)
-            for name, text in (applied(mutation)[0] if mutation else {}).items():
+            for name, text in (applied(mutation, KERNELS)[0] if mutation else {}).items():
                 (sources / name).write_text(text)
             names = [mutation["test"]] if mutation else sorted({m["test"] for m in mutations})
             start = time.monotonic()

@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+from edits import applied, check
 from mutations import MUTATIONS
 
 REPO = Path(__file__).resolve().parents[2]
@@ -38,27 +39,6 @@ SUITES = {
 # Building everything once takes long; after that, whatever takes this long hangs.
 FIRST_LIMIT_S = 1800
 LIMIT_S = 240
-
-
-def applied(mutation):
-    """The files that a mutation changes, with their new text; or why it does not apply."""
-    files = {}
-    for name, text, replacement in mutation["edits"]:
-        path = REPO / name
-        if not path.exists():
-            return None, f"{name} does not exist"
-        source = files.get(name) or path.read_text()
-        if (count := source.count(text)) != 1:
-            return None, f"{name} has {count} places like {text.strip()[:60]!r}, expected one"
-        files[name] = source.replace(text, replacement)
-    return files, None
-
-
-def check(mutations):
-    problems = [(m["name"], problem) for m in mutations if (problem := applied(m)[1])]
-    for name, problem in problems:
-        print(f"mutants: {name}: {problem}", file=sys.stderr)
-    return not problems
 
 
 def copy_tree():
@@ -112,7 +92,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write the table here too")
     args = parser.parse_args()
     mutations = [m for m in MUTATIONS if re.search(args.only, m["name"])]
-    if not check(mutations):
+    if not check(mutations, REPO, "mutants"):
         sys.exit(1)
     if args.check:
         print(f"{len(mutations)} mutations apply")
@@ -120,7 +100,7 @@ def main():
 
     # All at once, so that edits of the checkout meanwhile do no harm.
     copy_tree()
-    changed = {m["name"]: applied(m)[0] for m in mutations}
+    changed = {m["name"]: applied(m, REPO)[0] for m in mutations}
     for suite in {m.get("suite", "models"): None for m in mutations}:
         failed, problem = run(suite, FIRST_LIMIT_S)
         if problem or failed:

@@ -229,9 +229,6 @@ impl EngineLoop {
                         let _ = self.collect(&ahead.batch);
                     }
                 }
-                if self.runner.is_none() {
-                    self.scheduler.lose_kv(&self.layout, self.plan);
-                }
             }
         }
         self.publish();
@@ -245,12 +242,7 @@ impl EngineLoop {
         };
         match self.mask(&ahead) {
             Ok(()) => self.in_flight = Some(ahead),
-            Err(error) => {
-                self.fail_step(&ahead, &error);
-                if self.runner.is_none() {
-                    self.scheduler.lose_kv(&self.layout, self.plan);
-                }
-            }
+            Err(error) => self.fail_step(&ahead, &error),
         }
     }
 
@@ -518,6 +510,7 @@ impl EngineLoop {
         }
     }
 
+    /// Tells those that were in it; all else is computed again where it cost the runner.
     fn fail_step(&mut self, step: &Step, cause: &RunnerError) {
         error!(%cause, num_sequences = step.ids.len(), "a step failed");
         self.stats.failed_steps.fetch_add(1, Relaxed);
@@ -528,6 +521,9 @@ impl EngineLoop {
             (id, EngineError::Step { message })
         });
         self.fail(failed.collect());
+        if self.runner.is_none() {
+            self.scheduler.lose_kv(&self.layout, self.plan);
+        }
     }
 
     fn fail_all(&mut self, cause: &EngineError) {
