@@ -19,6 +19,9 @@ ALL_MODELS = GEMMAS + ["golden::llama_matches_transformers"]
 REUSE = ["exactness::batched_answers_equal_those_alone"]
 DEVICE_IS_CPU = ["device::in_float32_the_plan_computes_what_the_cpu_engine_computes"]
 DEVICE_CHOOSES = ["device::the_device_chooses_what_the_host_would"]
+DEVICE_PADDED = ["device::rows_that_pad_a_step_touch_nothing"]
+LATE_ANYWHERE = ["engine_loop::tests::late_masks_change_nothing_on_a_runner_that_returns_logits"]
+LATE_AHEAD = ["engine_loop::tests::late_masks_change_nothing_on_a_runner_that_draws"]
 DEVICE_GRAMMAR = ["device::within_a_grammar_the_device_chooses_what_the_host_would"]
 WINDOWED = "self.window.map_or(0, |window| end.saturating_sub(window))..end"
 
@@ -249,11 +252,30 @@ MUTATIONS = [
         name="seed tied to the batch slot",
         edits=[
             (DRAW, ".map(|((&id, part), rows)| match", ".enumerate().map(|(slot, ((&id, part), rows))| match"),
-            (DRAW, "Some(sequence) => read_rows(sequence, part, rows),", "Some(sequence) => read_rows(sequence, part, rows, slot),"),
-            (DRAW, "    rows: Vec<RowOutput>,\n) ->", "    rows: Vec<RowOutput>,\n    slot: usize,\n) ->"),
+            (DRAW, "part, rows, step.late", "part, rows, slot, step.late"),
+            (DRAW, "    rows: Vec<RowOutput>,\n    is_late", "    rows: Vec<RowOutput>,\n    slot: usize,\n    is_late"),
             (DRAW, "seed: sequence.seed(),", "seed: sequence.seed() ^ slot as u64,"),
         ],
         tests=["exactness::seeded_draws_do_not_depend_on_company"],
+    ),
+    # --- Masks that are late -------------------------------------------------------------------
+    dict(
+        name="late row not computed again",
+        suite="engine",
+        edits=[("host/engine/src/sequence.rs", "num_computed - usize::from(result.is_late)", "num_computed")],
+        tests=LATE_ANYWHERE,
+    ),
+    dict(
+        name="late row followed by the next step",
+        suite="engine",
+        edits=[("host/engine/src/scheduler/ahead.rs", "if step.late.contains(&id) {", "if step.late.is_empty() {")],
+        tests=LATE_AHEAD,
+    ),
+    dict(
+        name="late sequence left out for as long as others go on",
+        suite="engine",
+        edits=[("host/engine/src/scheduler/ahead.rs", "                sequence.in_step = false;\n", "")],
+        tests=LATE_AHEAD,
     ),
     # --- The launch plan of a device -----------------------------------------------------------
     dict(
@@ -266,6 +288,15 @@ MUTATIONS = [
              ".resize(rows, self.windowed_slots.first().copied().unwrap_or(scratch(plan.num_windowed_blocks)));"),
         ],
         tests=DEVICE_CHOOSES,
+    ),
+    dict(
+        name="device: padding row on the first block",
+        suite="device",
+        edits=[
+            (INPUTS, "self.full_slots.resize(rows, scratch(plan.num_full_blocks));", "self.full_slots.resize(rows, scratch(0));"),
+            (INPUTS, ".resize(rows, scratch(plan.num_windowed_blocks));", ".resize(rows, scratch(0));"),
+        ],
+        tests=DEVICE_PADDED,
     ),
     dict(
         name="device: padding row has a token to attend to",

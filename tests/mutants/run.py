@@ -33,6 +33,7 @@ SUITES = {
     # Not on the emulator, where a wrong address may end the process and every test with it.
     "device": ["cargo", "test", "--release", "--locked", "--workspace", *FAST, "--test", "models", "device::", "--",
                "--skip", "the_kernels_compute", "--skip", "gguf_files"],
+    "engine": ["cargo", "test", "--release", "--locked", "--workspace", *FAST, "--lib", "engine_loop::"],
     "e2e": ["cargo", "test", "--release", "--locked", "--workspace", *FAST, "--test", "e2e", "completions::"],
     "plugins": ["cargo", "test", "--release", "--locked", "--manifest-path", "plugins/Cargo.toml", "-p", "gemma-chat", "--lib"],
 }

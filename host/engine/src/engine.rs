@@ -179,6 +179,8 @@ impl Engine {
                     }
                 }
                 stats.set_dead();
+                // Last: whoever sees the end finds nothing that takes requests.
+                drop(received);
                 drop(ended_sender);
             })
             .map_err(StartError::Thread)?;

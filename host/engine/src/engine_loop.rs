@@ -3,6 +3,8 @@
 
 mod draw;
 mod restart;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
@@ -44,6 +46,10 @@ const IDLE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long it sleeps when every sequence waits for its client to read.
 const PAUSED_WAIT: Duration = Duration::from_millis(2);
+
+/// How long a step waits for masks, beside its forward pass where a device runs it. A row whose
+/// mask takes longer is computed again once it is known; the step's others go on.
+const MASK_PATIENCE: Duration = Duration::from_millis(2);
 
 /// How often a thread without a runner looks whether it may make one.
 const RESTART_WAIT: Duration = Duration::from_millis(20);
@@ -192,7 +198,7 @@ impl EngineLoop {
         let (step, begun) = match self.in_flight.take() {
             Some(step) => (step, Ok(())),
             None => {
-                let step = self.schedule();
+                let mut step = self.schedule();
                 if step.ids.is_empty() {
                     self.publish();
                     let is_idle = self.clients.is_empty();
@@ -200,7 +206,8 @@ impl EngineLoop {
                 }
                 self.release_queue_slots(&step);
                 self.scheduler.begin_masks(&step, &self.masks);
-                let begun = self.submit(&step.batch).and_then(|()| self.mask(&step));
+                let begun = self.submit(&step.batch);
+                let begun = begun.and_then(|()| self.mask(&mut step));
                 (step, begun)
             }
         };
@@ -237,17 +244,20 @@ impl EngineLoop {
 
     /// The step that was begun ahead: now its masks can be known.
     fn go_on_with(&mut self, ahead: Option<Step>) {
-        let Some(ahead) = ahead else {
+        let Some(mut ahead) = ahead else {
             return;
         };
-        match self.mask(&ahead) {
+        match self.mask(&mut ahead) {
             Ok(()) => self.in_flight = Some(ahead),
             Err(error) => self.fail_step(&ahead, &error),
         }
     }
 
-    /// Tells the runner what may be drawn of the rows that it draws itself within a grammar.
-    fn mask(&mut self, step: &Step) -> Result<(), RunnerError> {
+    /// Finds out which rows' masks are late, and tells the runner what may be drawn of those that
+    /// it draws itself within a grammar.
+    fn mask(&mut self, step: &mut Step) -> Result<(), RunnerError> {
+        let deadline = Instant::now() + MASK_PATIENCE;
+        step.late = self.scheduler.late_masks(step, deadline);
         let Some(runner) = &self.runner else {
             return Ok(());
         };
@@ -260,6 +270,7 @@ impl EngineLoop {
             return Ok(());
         }
         let of_part = |(&id, part): (&SequenceId, &BatchSequence)| match is_due(part) {
+            true if step.late.contains(&id) => None,
             true => self.scheduler.running_sequence(id).and_then(Sequence::mask),
             false => None,
         };

@@ -19,6 +19,8 @@ mod vocabulary;
 use thiserror::Error;
 
 pub use compiler::GrammarCompiler;
+#[cfg(test)]
+pub(crate) use constraint::Job;
 pub(crate) use constraint::{Constraint, MaskWorkers};
 pub use mask::TokenMask;
 pub use state::{Allowed, Grammar, GrammarState};

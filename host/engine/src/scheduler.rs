@@ -28,7 +28,7 @@ use crate::{
     grammar::MaskWorkers,
     kv_cache::{KvCache, KvUse},
     request::{GenerateRequest, TokenEvent, TokenId},
-    runner::{Batch, KvLayout, KvPlan, OutputRows},
+    runner::{Batch, BatchSequence, KvLayout, KvPlan, OutputRows},
     sequence::{Rank, Sequence, SequenceId, SequenceResult},
 };
 use pace::{Pace, StepMix};
@@ -88,6 +88,8 @@ pub(crate) struct SchedulerCounts {
 pub(crate) struct Step {
     pub(crate) ids: Vec<SequenceId>,
     pub(crate) batch: Batch,
+    /// Sequences whose rows cannot be drawn, since what may follow was not known in time.
+    pub(crate) late: Vec<SequenceId>,
     mix: StepMix,
     scheduled: Option<Instant>,
 }
@@ -167,12 +169,12 @@ impl Scheduler {
     }
 
     /// Puts the next step together. A sequence that is not ready, because its client has not
-    /// read what it has, sits out and is the first to lose its blocks; it keeps nobody from
-    /// a seat.
+    /// read what it has or a mask is late, sits out and is the first to lose its blocks; it keeps
+    /// nobody from a seat.
     pub(crate) fn schedule(&mut self, now: Instant, is_ready: impl Fn(SequenceId) -> bool) -> Step {
         let seated_before = self.running.iter_mut().chain(self.waiting.preempted_mut());
         for sequence in seated_before {
-            sequence.is_paused = !is_ready(sequence.id);
+            sequence.is_paused = !is_ready(sequence.id) || sequence.awaits_mask(now);
             sequence.in_step = false;
             self.counts.visits += 1;
         }
@@ -254,6 +256,23 @@ impl Scheduler {
                 self.running[index].begin_masks(workers);
             }
         }
+    }
+
+    /// Those of the step's sequences for whose draw it is not known by `deadline` what may follow.
+    pub(crate) fn late_masks(&self, step: &Step, deadline: Instant) -> Vec<SequenceId> {
+        let parts = step.ids.iter().zip(&step.batch.sequences);
+        let is_late = |id: SequenceId, part: &BatchSequence| {
+            let end = part.first_position + part.tokens.len();
+            part.sampling.is_masked
+                && part.output != OutputRows::None
+                && self.running_sequence(id).is_some_and(|sequence| {
+                    sequence.token_at(end).is_none() && !sequence.mask_is_known_by(deadline)
+                })
+        };
+        parts
+            .filter(|(id, part)| is_late(**id, part))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// A sequence that is part of the current step.

@@ -50,6 +50,8 @@ pub(crate) struct Sequence {
     seed: u64,
     stop: StopParams,
     constraint: Option<Constraint>,
+    /// Its last row was not drawn, since what may follow was not known in time.
+    is_late: bool,
     eos_token_ids: Arc<[TokenId]>,
     logprobs: Option<u32>,
     prompt_scores: Option<PromptScores>,
@@ -94,6 +96,8 @@ pub(crate) struct SequenceResult {
     pub(crate) next: Option<SampledToken>,
     /// No token can follow: the grammar is complete.
     pub(crate) is_complete: bool,
+    /// What may follow was not known in time: the last row is to be computed again.
+    pub(crate) is_late: bool,
 }
 
 impl Sequence {
@@ -122,6 +126,7 @@ impl Sequence {
             sampling: Arc::new(request.sampling),
             stop: request.stop,
             constraint: request.grammar.map(Constraint::new),
+            is_late: false,
             eos_token_ids,
             logprobs: request.logprobs,
             prompt_scores: request
@@ -250,7 +255,18 @@ impl Sequence {
         }
     }
 
-    /// What the grammar allows now; `None` without one. Waits for the mask if it is late.
+    /// Whether what may follow is known by `deadline`, until which this waits.
+    pub(crate) fn mask_is_known_by(&self, deadline: Instant) -> bool {
+        let constraint = self.constraint.as_ref();
+        constraint.is_none_or(|constraint| constraint.is_known_by(deadline))
+    }
+
+    /// Whether it sits out because what may follow was late, and still is not known at `now`.
+    pub(crate) fn awaits_mask(&self, now: Instant) -> bool {
+        self.is_late && !self.mask_is_known_by(now)
+    }
+
+    /// What the grammar allows now; `None` without one. Waits for the mask.
     ///
     /// # Errors
     /// [`EngineError::Grammar`] where a limit of the grammar is met.
@@ -401,7 +417,9 @@ impl Sequence {
         now: Instant,
         events: &mut Vec<(SequenceId, TokenEvent)>,
     ) -> bool {
-        self.num_computed_tokens += num_computed;
+        // A row that was not drawn is computed again, to be drawn then.
+        self.is_late = result.is_late;
+        self.num_computed_tokens += num_computed - usize::from(result.is_late);
         if let Some(known) = &mut self.prompt_scores {
             known.scores.extend(result.scores);
         }

@@ -23,7 +23,7 @@ pub(super) fn results(
     let drawn: Vec<_> = parts
         .zip(output.rows)
         .map(|((&id, part), rows)| match scheduler.running_sequence(id) {
-            Some(sequence) => read_rows(sequence, part, rows),
+            Some(sequence) => read_rows(sequence, part, rows, step.late.contains(&id)),
             None => Ok(SequenceResult::default()),
         })
         .collect();
@@ -38,11 +38,13 @@ pub(super) fn results(
     (results, failed)
 }
 
-/// Turns the rows that a step returned for `part` into scores and the next token.
+/// Turns the rows that a step returned for `part` into scores and the next token, which is not
+/// drawn where it is not known what may follow.
 fn read_rows(
     sequence: &Sequence,
     part: &BatchSequence,
     rows: Vec<RowOutput>,
+    is_late: bool,
 ) -> Result<SequenceResult, EngineError> {
     let mut result = SequenceResult::default();
     let end = part.first_position + part.tokens.len();
@@ -56,6 +58,7 @@ fn read_rows(
                     .scores
                     .push(sampler::score(&logits, token, num_alternatives));
             }
+            (_, None) if is_late => result.is_late = true,
             (RowOutput::Logits(logits), None) => {
                 let allowed = match sequence.allowed()? {
                     Some(Allowed::End) => {

@@ -1,10 +1,11 @@
 //! Masks beside the forward pass: each constrained sequence has a slot, and a worker fills it
 //! with what may follow as soon as the last token is known. The engine thread reads it after
-//! the forward pass and waits only if the worker is late.
+//! the forward pass. Where a worker is late, the sequence sits out until it is done.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
+    time::Instant,
 };
 
 use tracing::error;
@@ -52,11 +53,13 @@ enum Mask {
     Failed(EngineError),
 }
 
-struct Job {
+#[derive(Debug)]
+pub(crate) struct Job {
     slot: Arc<Slot>,
     work: Work,
 }
 
+#[derive(Debug)]
 enum Work {
     Start(Grammar),
     Accept(Box<GrammarState>, TokenId),
@@ -65,6 +68,16 @@ enum Work {
 impl MaskWorkers {
     fn jobs(&self) -> mpsc::Sender<Job> {
         self.jobs.get_or_init(spawn).clone()
+    }
+
+    /// Without threads: whoever has the jobs [does](Job::run) them.
+    #[cfg(test)]
+    pub(crate) fn by_hand() -> (Self, mpsc::Receiver<Job>) {
+        let (sender, jobs) = mpsc::channel();
+        let workers = Self {
+            jobs: OnceLock::from(sender),
+        };
+        (workers, jobs)
     }
 }
 
@@ -87,6 +100,24 @@ impl Constraint {
             started.send(Work::Start(grammar.clone()));
             started
         });
+    }
+
+    /// Whether it is known what may follow, or will be by `deadline`, until which this waits.
+    pub(crate) fn is_known_by(&self, deadline: Instant) -> bool {
+        let Some(started) = &self.started else {
+            return true;
+        };
+        let slot = &started.slot;
+        let mut mask = slot.lock();
+        while matches!(*mask, Mask::Computing) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let woken = slot.ready.wait_timeout(mask, left);
+            mask = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// What may follow, once it is known. The same until [`accept`](Self::accept): a step may
@@ -178,31 +209,40 @@ fn spawn() -> mpsc::Sender<Job> {
 fn work(jobs: &Mutex<mpsc::Receiver<Job>>) {
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { slot, work }) = next else {
+        let Ok(job) = next else {
             return;
         };
+        job.run();
+    }
+}
+
+impl Job {
+    /// Computes the mask and fills the slot.
+    pub(crate) fn run(self) {
         // llguidance turns its panics into errors; this keeps the slot from waiting for ever
         // should one escape.
-        let mask = catch_unwind(AssertUnwindSafe(|| run(work))).unwrap_or_else(|_| {
+        let mask = catch_unwind(AssertUnwindSafe(|| self.work.mask())).unwrap_or_else(|_| {
             Mask::Failed(EngineError::Step {
                 message: "computing a mask panicked".into(),
             })
         });
-        slot.fill(mask);
+        self.slot.fill(mask);
     }
 }
 
-fn run(work: Work) -> Mask {
-    let accepted = match work {
-        Work::Start(grammar) => Ok(Box::new(grammar.start())),
-        Work::Accept(mut state, token) => state.accept(token).map(|()| state),
-    };
-    let allowed = accepted.and_then(|mut state| {
-        let allowed = state.allowed()?;
-        Ok((state, allowed))
-    });
-    match allowed {
-        Ok((state, allowed)) => Mask::Ready(state, allowed),
-        Err(error) => Mask::Failed(error),
+impl Work {
+    fn mask(self) -> Mask {
+        let accepted = match self {
+            Self::Start(grammar) => Ok(Box::new(grammar.start())),
+            Self::Accept(mut state, token) => state.accept(token).map(|()| state),
+        };
+        let allowed = accepted.and_then(|mut state| {
+            let allowed = state.allowed()?;
+            Ok((state, allowed))
+        });
+        match allowed {
+            Ok((state, allowed)) => Mask::Ready(state, allowed),
+            Err(error) => Mask::Failed(error),
+        }
     }
 }

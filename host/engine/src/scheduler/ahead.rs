@@ -25,7 +25,9 @@ impl Scheduler {
         draws: impl Fn(&SamplingInput) -> bool,
     ) -> Option<Step> {
         let is_left_out = |sequence: &Sequence| {
-            !sequence.in_step && (!sequence.is_paused || is_ready(sequence.id))
+            !sequence.in_step
+                && (!sequence.is_paused || is_ready(sequence.id))
+                && !sequence.awaits_mask(now)
         };
         let can_join = !self.waiting.is_empty() && self.num_seated() < self.limits.max_num_seqs;
         if step.mix.num_prompt_tokens > 0 || can_join || self.running.iter().any(is_left_out) {
@@ -41,6 +43,11 @@ impl Scheduler {
             let sequence = &mut self.running[index];
             if !draws(&part.sampling) || !is_ready(id) {
                 return None;
+            }
+            if step.late.contains(&id) {
+                // It draws nothing that could be followed.
+                sequence.in_step = false;
+                continue;
             }
             if !sequence.goes_on(self.limits.context_length) {
                 continue;

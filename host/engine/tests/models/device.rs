@@ -257,63 +257,82 @@ fn the_kernels_compute_what_their_references_compute() {
     }
 }
 
+/// What `what` made of requests is what came of each alone, to the last bits.
+#[track_caller]
+fn same_as_alone(what: &str, name: &str, found: &[Answer], alone: &[Answer]) {
+    same_ids(found, alone);
+    let greatest = differences(found, alone).last().copied().unwrap_or(0.0);
+    println!("gate: launch plan, {what} = alone, {name} | {greatest:e} | 1e-4");
+    assert!(greatest < 1e-4, "{name}, {what}: {greatest}");
+}
+
+/// Short prompts, again and again, and answers that outlast the reading of all of them.
+fn long_answers(count: usize, max_tokens: u32) -> Vec<GenerateRequest> {
+    let prompts = prompts().into_iter().take(4).cycle();
+    let prompts = prompts.take(count);
+    prompts.map(|prompt| greedy(&prompt, max_tokens)).collect()
+}
+
 /// Alone, in company, in chunks of a few tokens, recorded or not, after a prefix hit, with blocks
 /// so scarce that sequences are preempted.
 #[test]
 fn answers_do_not_depend_on_what_a_step_holds() {
     for name in FIXTURES {
+        let path = fixture(name);
         let base = options(Precision::F32);
         let cold = EngineConfig {
             prefix_cache: false,
             ..EngineConfig::default()
         };
-        let engine = start_on_device(&fixture(name), base, cold.clone());
+        let engine = start_on_device(&path, base, cold.clone());
         let expected = alone(&engine, requests());
-        let check = |what: &str, found: &[Answer]| {
-            same_ids(found, &expected);
-            let greatest = differences(found, &expected).last().copied().unwrap_or(0.0);
-            println!("gate: launch plan, {what} = alone, {name} | {greatest:e} | 1e-4");
-            assert!(greatest < 1e-4, "{name}, {what}: {greatest}");
-        };
+        let check = |what, found: &[Answer]| same_as_alone(what, name, found, &expected);
         check("batched", &run_together(&engine, requests()));
         let eager = DeviceOptions {
             graphs: false,
             ..base
         };
-        check(
-            "eager",
-            &run_together(
-                &start_on_device(&fixture(name), eager, cold.clone()),
-                requests(),
-            ),
-        );
+        let eager = start_on_device(&path, eager, cold.clone());
+        check("eager", &run_together(&eager, requests()));
         let small = DeviceOptions {
             max_batched_tokens: 7,
             max_num_seqs: 5,
             ..base
         };
-        check(
-            "chunked",
-            &run_together(
-                &start_on_device(&fixture(name), small, cold.clone()),
-                requests(),
-            ),
-        );
-        let warm = start_on_device(&fixture(name), base, EngineConfig::default());
+        let small = start_on_device(&path, small, cold.clone());
+        check("chunked", &run_together(&small, requests()));
+        let warm = start_on_device(&path, base, EngineConfig::default());
         run_together(&warm, requests());
         check("prefix hit", &run_together(&warm, requests()));
         assert!(warm.stats().prefix_hit_tokens > 0, "{name}: no hit");
+
+        // Room for one of the answers and a half.
+        let expected = alone(&engine, long_answers(4, 100));
         let layout = warm.model().kv;
         let scarce = EngineConfig {
             kv_bytes: 10 * (layout.full_block_bytes + layout.windowed_block_bytes),
             ..cold
         };
-        let scarce = start_on_device(&fixture(name), base, scarce);
-        check("preempted", &run_together(&scarce, requests()));
+        let scarce = start_on_device(&path, base, scarce);
+        let found = run_together(&scarce, long_answers(4, 100));
+        same_as_alone("preempted", name, &found, &expected);
         assert!(
             scarce.stats().preemptions > 0,
             "{name}: nothing was preempted"
         );
+    }
+}
+
+/// Eleven answers, which a recorded step of sixteen rows computes. The first has the first block,
+/// since the engine is new.
+#[test]
+fn rows_that_pad_a_step_touch_nothing() {
+    for name in FIXTURES {
+        let base = options(Precision::F32);
+        let start = || start_on_device(&fixture(name), base, EngineConfig::default());
+        let expected = alone(&start(), long_answers(4, 60));
+        let found = run_together(&start(), long_answers(11, 60));
+        same_as_alone("padded", name, &found[..4], &expected);
     }
 }
 
