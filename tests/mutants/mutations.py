@@ -307,8 +307,8 @@ MUTATIONS = [
     dict(
         name="device: no block for padding rows",
         suite="device",
-        edits=[("host/engine/src/runner/device.rs", "bytes / count / 2 * (u64::from(blocks) + 1),",
-                "bytes / count / 2 * u64::from(blocks),")],
+        edits=[("host/engine/src/runner/device.rs", "half_block * (u64::from(blocks) + 1)",
+                "half_block * u64::from(blocks)")],
         tests=DEVICE_CHOOSES,
     ),
     dict(
@@ -326,8 +326,7 @@ MUTATIONS = [
     dict(
         name="device: masks in reverse order",
         suite="device",
-        edits=[(INPUTS, "        masked.sort_by_key(|index| self.sampling[self.outputs[*index].first].mask);\n",
-                "        masked.sort_by_key(|index| std::cmp::Reverse(self.sampling[self.outputs[*index].first].mask));\n")],
+        edits=[("host/engine/src/runner/device.rs", "for &sequence in masked {", "for &sequence in masked.iter().rev() {")],
         tests=DEVICE_GRAMMAR,
     ),
     dict(

@@ -1,6 +1,7 @@
 //! The one thread that owns the device: it takes requests in, has the scheduler put steps
 //! together and the runner run them, draws tokens and tells the clients.
 
+mod ahead;
 mod draw;
 mod restart;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use std::{
 
 use restart::{Next, Restarts};
 use tokio::sync::mpsc::Sender;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::{
     error::EngineError,
@@ -28,11 +29,11 @@ use crate::{
     kv_cache::BlockDemand,
     request::{GenerateRequest, TokenEvent},
     runner::{
-        Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, OutputRows, Reach, RunnerError,
-        RunnerFactory, StepOutput,
+        Batch, BatchSequence, KvLayout, KvPlan, ModelRunner, Reach, RunnerError, RunnerFactory,
+        StepOutput,
     },
     scheduler::{Scheduler, SchedulerLimits, Step},
-    sequence::{Sequence, SequenceId},
+    sequence::SequenceId,
     stats::{QueueSlot, SharedStats, SharedUsage},
     token_stream::DroppedStreams,
 };
@@ -46,10 +47,6 @@ const IDLE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long it sleeps when every sequence waits for its client to read.
 const PAUSED_WAIT: Duration = Duration::from_millis(2);
-
-/// How long a step waits for masks, beside its forward pass where a device runs it. A row whose
-/// mask takes longer is computed again once it is known; the step's others go on.
-const MASK_PATIENCE: Duration = Duration::from_millis(2);
 
 /// How often a thread without a runner looks whether it may make one.
 const RESTART_WAIT: Duration = Duration::from_millis(20);
@@ -240,75 +237,6 @@ impl EngineLoop {
         }
         self.publish();
         Turn::Step
-    }
-
-    /// The step that was begun ahead: now its masks can be known.
-    fn go_on_with(&mut self, ahead: Option<Step>) {
-        let Some(mut ahead) = ahead else {
-            return;
-        };
-        match self.mask(&mut ahead) {
-            Ok(()) => self.in_flight = Some(ahead),
-            Err(error) => self.fail_step(&ahead, &error),
-        }
-    }
-
-    /// Finds out which rows' masks are late, and tells the runner what may be drawn of those that
-    /// it draws itself within a grammar.
-    fn mask(&mut self, step: &mut Step) -> Result<(), RunnerError> {
-        let deadline = Instant::now() + MASK_PATIENCE;
-        step.late = self.scheduler.late_masks(step, deadline);
-        let Some(runner) = &self.runner else {
-            return Ok(());
-        };
-        let is_due = |part: &BatchSequence| {
-            let sampling = &part.sampling;
-            part.output == OutputRows::Last && sampling.is_masked && runner.draws(sampling)
-        };
-        let parts = &step.batch.sequences;
-        if !parts.iter().any(is_due) {
-            return Ok(());
-        }
-        let of_part = |(&id, part): (&SequenceId, &BatchSequence)| match is_due(part) {
-            true if step.late.contains(&id) => None,
-            true => self.scheduler.running_sequence(id).and_then(Sequence::mask),
-            false => None,
-        };
-        let masks: Vec<_> = step.ids.iter().zip(parts).map(of_part).collect();
-        self.guarded(|runner| runner.mask(&masks))
-    }
-
-    /// Begins the step after `step`, which is under way, if it can be told what it computes.
-    ///
-    /// # Errors
-    /// What cost the runner: a failure of `step` often shows in the first call after it.
-    fn run_ahead(&mut self, step: &Step) -> Result<Option<Step>, RunnerError> {
-        let Some(runner) = &self.runner else {
-            return Ok(None);
-        };
-        let clients = &self.clients;
-        let ahead = self.scheduler.schedule_ahead(
-            step,
-            Instant::now(),
-            |id| {
-                clients
-                    .get(&id)
-                    .is_some_and(|client| client.events.capacity() >= 2 * MAX_EVENTS_PER_STEP)
-            },
-            |input| runner.draws(input),
-        );
-        let Some(ahead) = ahead else {
-            return Ok(None);
-        };
-        match self.submit(&ahead.batch) {
-            Ok(()) => Ok(Some(ahead)),
-            Err(error) if self.runner.is_none() => Err(error),
-            // It is tried again once the step under way is known.
-            Err(error) => {
-                warn!(%error, "a step could not be begun ahead");
-                Ok(None)
-            }
-        }
     }
 
     /// Takes in what has arrived, sleeping first if the last turn found nothing to do. False

@@ -349,28 +349,15 @@ impl ModelRunner for DeviceRunner {
     }
 
     fn allocate_kv(&mut self, plan: KvPlan) -> Result<(), RunnerError> {
-        let layout = self.info.kv;
         let layers = &self.model.layers;
-        let of_group =
-            |group: KvGroup| layers.iter().filter(|layer| layer.group == group).count() as u64;
-        // One block more than planned, for rows that pad a batch.
-        let half = |bytes: u64, count: u64, blocks: u32| match count {
-            0 => 0,
-            count => bytes / count / 2 * (u64::from(blocks) + 1),
-        };
-        let full = half(
-            layout.full_block_bytes,
-            of_group(KvGroup::Full),
-            plan.num_full_blocks,
-        );
-        let windowed = half(
-            layout.windowed_block_bytes,
-            of_group(KvGroup::Windowed),
-            plan.num_windowed_blocks,
-        );
-        let bytes = |group: KvGroup| match group {
-            KvGroup::Full => full,
-            KvGroup::Windowed => windowed,
+        let half_block = self.model.half_block_bytes(self.options.precision);
+        let bytes = |group: KvGroup| {
+            let blocks = match group {
+                KvGroup::Full => plan.num_full_blocks,
+                KvGroup::Windowed => plan.num_windowed_blocks,
+            };
+            // One more than planned, for rows that pad a batch.
+            half_block * (u64::from(blocks) + 1)
         };
         let total = layers.iter().map(|layer| 2 * bytes(layer.group)).sum();
         let region = self.device.allocate(total).map_err(RunnerError::new)?;
@@ -388,7 +375,7 @@ impl ModelRunner for DeviceRunner {
         }
         self.limits.plan = plan;
         // No sequence has more blocks than there are.
-        if layout.full_block_bytes > 0 {
+        if self.info.kv.full_block_bytes > 0 {
             self.sizes.table = self.sizes.table.min(plan.num_full_blocks as usize);
         }
         if self.options.graphs {
@@ -401,7 +388,7 @@ impl ModelRunner for DeviceRunner {
         let step = DeviceStep::new(batch, &self.limits, self.sizes.table, &self.drawn);
         let step = step.map_err(RunnerError::new)?;
         let begun = self.begin(step).map_err(device_error)?;
-        if begun.step.refers.num_masks > 0 {
+        if !begun.step.refers.masked.is_empty() {
             self.unmasked = Some(begun);
             return Ok(());
         }
@@ -413,10 +400,11 @@ impl ModelRunner for DeviceRunner {
             return Err(RunnerError::new("no step waits for masks"));
         };
         let words = self.info.vocab_size.div_ceil(32);
-        let mut bytes = Vec::with_capacity(4 * words * begun.step.refers.num_masks as usize);
-        for row in begun.step.masked_sequences() {
+        let masked = &begun.step.refers.masked;
+        let mut bytes = Vec::with_capacity(4 * words * masked.len());
+        for &sequence in masked {
             // Where there is no mask, nobody reads what is drawn.
-            let mask = masks.get(row).and_then(Option::as_ref);
+            let mask = masks.get(sequence).and_then(Option::as_ref);
             let given = mask.map_or(&[][..], TokenMask::words);
             let beyond = if mask.is_some() { 0 } else { u32::MAX };
             let given = given.iter().copied().chain(std::iter::repeat(beyond));
@@ -442,10 +430,8 @@ fn kv_layout(model: &DeviceModel, config: &ModelConfig, precision: Precision) ->
         window_tokens: config.sliding_window.unwrap_or(0),
         ..KvLayout::default()
     };
-    let sizes = model.sizes;
-    let elements = 2 * sizes.kv_heads * BLOCK_TOKENS * sizes.head_dim;
+    let bytes = 2 * model.half_block_bytes(precision);
     for layer in &model.layers {
-        let bytes = elements as u64 * precision.bytes();
         match layer.group {
             KvGroup::Full => layout.full_block_bytes += bytes,
             KvGroup::Windowed => layout.windowed_block_bytes += bytes,

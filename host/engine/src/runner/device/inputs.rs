@@ -273,7 +273,7 @@ impl DeviceStep {
         for row in rows {
             self.output_rows.push(row as u32);
             let sampling = match is_drawn {
-                true => sampling::row(sequence, row, &mut self.refers),
+                true => sampling::row(index, sequence, row, &mut self.refers),
                 false => RowSampling::default(),
             };
             self.sampling.push(sampling);
@@ -295,18 +295,6 @@ impl DeviceStep {
     /// Nothing but single rows, each of which wants its logits: what recordings are made of.
     pub(super) fn is_decode(&self) -> bool {
         self.prompts.is_empty() && self.output_rows.len() == self.num_decodes
-    }
-
-    /// The sequences of the batch whose rows a grammar restricts, by the number of their mask.
-    pub(super) fn masked_sequences(&self) -> Vec<usize> {
-        let is_masked = |output: &Output| {
-            output.is_drawn && self.sampling[output.first].flags & RowSampling::MASKED != 0
-        };
-        let mut masked: Vec<usize> = (0..self.outputs.len())
-            .filter(|index| is_masked(&self.outputs[*index]))
-            .collect();
-        masked.sort_by_key(|index| self.sampling[self.outputs[*index].first].mask);
-        masked
     }
 
     /// What some row of the step wants.

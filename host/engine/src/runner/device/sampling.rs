@@ -30,17 +30,22 @@ pub(super) struct Referred {
     /// Tokens that penalties are about.
     pub(super) history: Vec<u32>,
     pub(super) biases: Vec<Bias>,
-    /// Rows that a grammar restricts, in their order.
-    pub(super) num_masks: u32,
+    /// The sequences of the batch whose rows a grammar restricts, by the number of their mask.
+    pub(super) masked: Vec<usize>,
 }
 
-/// The parameters of the row `row` of the step, the last of `sequence`; what they refer to is
-/// appended to `refers`.
-pub(super) fn row(sequence: &BatchSequence, row: usize, refers: &mut Referred) -> RowSampling {
+/// The parameters of the row `row` of the step, the last of `sequence`, which is number `index` of
+/// the batch; what they refer to is appended to `refers`.
+pub(super) fn row(
+    index: usize,
+    sequence: &BatchSequence,
+    row: usize,
+    refers: &mut Referred,
+) -> RowSampling {
     let Referred {
         history,
         biases,
-        num_masks,
+        masked,
     } = refers;
     let input = &sequence.sampling;
     let params = &input.params;
@@ -62,8 +67,8 @@ pub(super) fn row(sequence: &BatchSequence, row: usize, refers: &mut Referred) -
         token: token.0,
         bias,
     }));
-    let mask = *num_masks;
-    *num_masks += u32::from(input.is_masked);
+    let mask = masked.len() as u32;
+    masked.extend(input.is_masked.then_some(index));
     let mut flags = RowSampling::DRAW;
     if changes_logits(input) {
         flags |= RowSampling::CHANGED;

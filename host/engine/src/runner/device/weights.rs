@@ -11,6 +11,7 @@ use crate::{
     layers::{Activation, Decoder, DecoderLayer, KvGroup, RmsNorm},
     model_config::ModelConfig,
     quantization::Quantization,
+    runner::BLOCK_TOKENS,
 };
 
 /// Every part of the one allocation begins at a multiple of this.
@@ -274,6 +275,12 @@ impl DeviceModel {
             layer.gate_up_proj.iter_mut().for_each(matrix);
             layer.down_proj.iter_mut().for_each(matrix);
         }
+    }
+
+    /// Bytes of the keys, or of the values, of one block of a layer.
+    pub(super) fn half_block_bytes(&self, precision: Precision) -> u64 {
+        let elements = self.sizes.kv_heads * BLOCK_TOKENS * self.sizes.head_dim;
+        elements as u64 * precision.bytes()
     }
 
     /// Refuses matrices that no kernel reads.
