@@ -151,6 +151,7 @@ fn context() -> AnswerContext {
         tenant: None,
         stream: true,
         choice: 0,
+        extra: "{}".to_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod convert;
 
-use wasmtime::component::InstancePre;
+use wasmtime::component::{HasSelf, InstancePre, Linker};
 
 use crate::plugin::Stage;
 use crate::state::GuestState;
@@ -11,16 +11,23 @@ use crate::state::GuestState;
 pub(crate) use convert::{InvalidOutput, chat, context, delta, finish_reason};
 pub(crate) use convert::{action, prompt, refusal, verdict};
 pub(crate) use exports::gapura::plugin::{
-    prompt_template, request_validation, response_processing,
+    completion_observer, prompt_template, request_validation, response_processing,
 };
 pub(crate) use gapura::plugin::{config, log, tokenizer, types};
 
 wasmtime::component::bindgen!({
     path: "../../wit",
     world: "plugin",
-    imports: { default: trappable },
+    imports: { "gapura:plugin/model.ask": async | trappable, default: trappable },
     exports: { default: async },
 });
+
+/// Offers the contract's imports to components.
+pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    log::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    config::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    tokenizer::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
+}
 
 /// The contract's version, as [`LoadError`](crate::LoadError) names it.
 pub(crate) const SERVED: &str = "gapura:plugin@0.1.0";
@@ -30,6 +37,7 @@ pub(crate) struct Indices {
     pub(crate) validate: Option<request_validation::GuestIndices>,
     pub(crate) render: Option<prompt_template::GuestIndices>,
     pub(crate) respond: Option<response_processing::GuestIndices>,
+    pub(crate) observe: Option<completion_observer::GuestIndices>,
 }
 
 impl Indices {
@@ -49,6 +57,9 @@ impl Indices {
             respond: has(Stage::Respond)
                 .then(|| response_processing::GuestIndices::new(pre))
                 .transpose()?,
+            observe: has(Stage::Observe)
+                .then(|| completion_observer::GuestIndices::new(pre))
+                .transpose()?,
         })
     }
 
@@ -58,6 +69,7 @@ impl Indices {
             (Stage::Validate, self.validate.is_some()),
             (Stage::Render, self.render.is_some()),
             (Stage::Respond, self.respond.is_some()),
+            (Stage::Observe, self.observe.is_some()),
         ]
         .into_iter()
         .filter_map(|(stage, present)| present.then_some(stage))

@@ -83,7 +83,7 @@ pub enum LoadError {
     /// The component exports no stage.
     #[error(
         "exports no stage: expected one or more of gapura:plugin/request-validation, \
-         prompt-template and response-processing, found {found}"
+         prompt-template, response-processing and completion-observer, found {found}"
     )]
     NoStage {
         /// What it exports, or "nothing".

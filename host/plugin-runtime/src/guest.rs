@@ -134,6 +134,11 @@ impl Guest {
             .as_ref()
             .map(|found| found.load(&mut *store, instance))
             .transpose()?;
+        indices
+            .observe
+            .as_ref()
+            .map(|found| found.load(&mut *store, instance))
+            .transpose()?;
         Ok(())
     }
 

@@ -29,7 +29,6 @@ const WASI: [&str; 6] = [
     "wasi:filesystem/",
     "wasi:sockets/",
 ];
-const STAGES: [Stage; 3] = [Stage::Validate, Stage::Render, Stage::Respond];
 
 pub(crate) fn load(shared: &Arc<Shared>, name: &str, wasm: &[u8]) -> Result<Plugin, LoadError> {
     check_name(name)?;
@@ -151,7 +150,7 @@ fn stages(shared: &Shared, component: &Component) -> Result<Vec<Stage>, LoadErro
             continue;
         };
         let interface = served(export, item)?;
-        match STAGES
+        match Stage::ALL
             .into_iter()
             .find(|stage| stage.interface() == interface)
         {

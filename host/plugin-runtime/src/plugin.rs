@@ -19,15 +19,21 @@ pub enum Stage {
     Render,
     /// `response-processing`: works on answers.
     Respond,
+    /// `completion-observer`: hears how answers ended.
+    Observe,
 }
 
 impl Stage {
+    /// Every stage, in the order of the pipeline.
+    pub const ALL: [Self; 4] = [Self::Validate, Self::Render, Self::Respond, Self::Observe];
+
     /// The stage as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Validate => "validate",
             Self::Render => "render",
             Self::Respond => "respond",
+            Self::Observe => "observe",
         }
     }
 
@@ -37,6 +43,7 @@ impl Stage {
             Self::Validate => "request-validation",
             Self::Render => "prompt-template",
             Self::Respond => "response-processing",
+            Self::Observe => "completion-observer",
         }
     }
 }

@@ -187,6 +187,8 @@ pub struct AnswerContext {
     pub stream: bool,
     /// Which of the request's `n` answers this is, from 0.
     pub choice: u32,
+    /// The client's `metadata`, `user` and unknown fields as one JSON object.
+    pub extra: String,
 }
 
 /// The next piece of an answer.

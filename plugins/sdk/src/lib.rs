@@ -2,7 +2,7 @@
 //!
 //! A plugin is a WebAssembly component that the gateway runs at one or more stages of a
 //! request: [`Validator`] before the prompt is made, [`Template`] to make it, [`Responder`]
-//! on the answer. Implement the trait of each stage, name them in [`export!`], and build
+//! on the answer, [`Observer`] after it. Implement the trait of each stage, name them in [`export!`], and build
 //! with `gapura plugin build`:
 //!
 //! ```
@@ -47,17 +47,19 @@ pub mod testing;
 mod verdict;
 
 pub use bindings::{
-    Action, Amendment, Chat, Context, Cut, Delta, Failure, FinishReason, Grammar, Message, Prompt,
-    Refusal, Reply, Role, Sampling, Segment, ToolCall, Verdict,
+    Action, Amendment, Chat, Context, Cut, Delta, Failure, FinishReason, Grammar, Message, Outcome,
+    Prompt, Refusal, Reply, Role, Sampling, Segment, Summary, ToolCall, Verdict,
 };
 pub use hold_back::{HoldBack, Matcher, Scan};
 pub use prompt::PromptBuilder;
 pub use settings::{settings, try_settings};
-pub use stage::{Responder, Template, Validator};
+pub use stage::{Observer, Responder, Template, Validator};
 
 /// What [`export!`] expands to; not for use by hand.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::bindings::{responder, template, validator};
-    pub use crate::export::{ExportedResponder, ExportedTemplate, ExportedValidator, name_section};
+    pub use crate::bindings::{observer, responder, template, validator};
+    pub use crate::export::{
+        ExportedObserver, ExportedResponder, ExportedTemplate, ExportedValidator, name_section,
+    };
 }

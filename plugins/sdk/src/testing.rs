@@ -73,6 +73,7 @@ pub fn respond<R: Responder>(deltas: &[&str]) -> (String, FinishReason) {
         tenant: None,
         stream: true,
         choice: 0,
+        extra: "{}".to_owned(),
     });
     let mut answer = String::new();
     let mut apply = |action| match action {

@@ -104,5 +104,6 @@ fn context(chat: &Chat) -> AnswerContext {
         tenant: chat.tenant.clone(),
         stream: chat.stream,
         choice: 0,
+        extra: chat.extra.clone(),
     }
 }

@@ -35,6 +35,7 @@ pub(crate) fn context(context: &AnswerContext) -> wr::Context {
         tenant: context.tenant.clone(),
         stream: context.stream,
         choice: context.choice,
+        extra: context.extra.clone(),
     }
 }
 

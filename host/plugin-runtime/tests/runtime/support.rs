@@ -73,6 +73,7 @@ pub(crate) fn answer_context() -> AnswerContext {
         tenant: Some("tenant".to_owned()),
         stream: true,
         choice: 0,
+        extra: "{}".to_owned(),
     }
 }
 
