@@ -77,11 +77,12 @@ impl Guest {
         request_id: &str,
         stage: Stage,
     ) -> Result<Self, Failure> {
-        let state = GuestState::new(
+        let mut state = GuestState::new(
             Arc::clone(profile),
             request_id,
             Arc::clone(&services.tokens),
         );
+        state.counts_fuel = artifact.shared.counts_fuel;
         let mut store = Store::new(&artifact.shared.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut context| {
@@ -362,6 +363,10 @@ fn begin(store: &mut Store<GuestState>, budget: Duration, allowance: u64) {
     let fuel = allowance.saturating_mul(2).saturating_add(FUEL_FLOOR_BYTES);
     store.set_hostcall_fuel(usize::try_from(fuel).unwrap_or(usize::MAX));
     store.set_epoch_deadline(1);
+    if store.data().counts_fuel {
+        // Refused only where the engine does not count.
+        let _ = store.set_fuel(u64::MAX);
+    }
     let state = store.data_mut();
     state.begin_call();
     state.budget.begin(budget);
@@ -456,6 +461,7 @@ fn report(
     outcome: Outcome,
 ) {
     let state = store.data();
+    let left = state.counts_fuel.then(|| store.get_fuel().ok()).flatten();
     observer.observe(&GuestCall {
         plugin: &state.profile.id,
         route: &state.profile.route,
@@ -464,6 +470,7 @@ fn report(
         outcome,
         duration: started.elapsed(),
         memory_bytes: state.limiter.peak_bytes,
+        fuel: left.map(|left| u64::MAX - left),
     });
 }
 

@@ -30,6 +30,7 @@ mod watcher;
 
 pub use chain::{Binding, Chain};
 pub use error::{ChainError, ChainFailure, FailureKind, LoadError, RuntimeError};
+pub use inspect::{add_custom_section, custom_sections};
 pub use limits::{FailurePolicy, Grants, Limits};
 pub use plugin::{Import, Plugin, PluginId, Stage};
 pub use responder::Responder;

@@ -36,6 +36,10 @@ pub struct GuestCall<'a> {
     pub duration: Duration,
     /// The most linear memory that the instance has had so far.
     pub memory_bytes: u64,
+    /// What the guest executed, in wasmtime's fuel (about one per instruction), where
+    /// [`RuntimeConfig::count_fuel`](crate::RuntimeConfig::count_fuel) is set. The same work of the
+    /// same component is always the same fuel.
+    pub fuel: Option<u64>,
 }
 
 /// How a guest call ended.

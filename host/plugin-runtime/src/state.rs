@@ -60,6 +60,8 @@ pub(crate) struct GuestState {
     pub(crate) last_error: Option<String>,
     /// Lines dropped since the last call began.
     pub(crate) lines_dropped: u64,
+    /// Every call is given fuel, and tells what it used.
+    pub(crate) counts_fuel: bool,
     request_id: String,
     tokens: Arc<dyn TokenCounter>,
     host_calls_left: u64,
@@ -90,6 +92,7 @@ impl GuestState {
             limiter,
             last_error: None,
             lines_dropped: 0,
+            counts_fuel: false,
             request_id: request_id.to_owned(),
             tokens,
             host_calls_left: 0,

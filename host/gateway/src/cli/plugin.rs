@@ -2,8 +2,10 @@
 
 mod build;
 mod inspect;
+mod project;
 mod remote;
 mod scaffold;
+mod test;
 
 use clap::Subcommand;
 
@@ -21,6 +23,19 @@ pub(crate) enum PluginCommand {
   gapura plugin build
   gapura plugin build ~/plugins/shout --out plugins/")]
     Build(build::BuildArgs),
+    /// Run a plugin's golden cases, on the production runtime with everything else scripted.
+    #[command(after_help = "A case is a file cases/NAME.toml:
+  settings = { limit = 3 }
+  answer = [\"Halo\", \" lagi\"]        # what the model says, delta by delta
+  [request]                          # what the client sends
+  messages = [{ role = \"user\", content = \"Halo!\" }]
+  [expect]                           # what came of it, written by --update
+
+Examples:
+  gapura plugin test
+  gapura plugin test --update --only greeting
+  gapura plugin test persona.wasm --cases plugins/persona/cases")]
+    Test(test::TestArgs),
     /// Put a component into a running server: checked first, then swapped at once.
     #[command(after_help = "Examples:
   gapura plugin push persona plugins/target/components/persona.wasm
@@ -44,6 +59,7 @@ impl PluginCommand {
         match self {
             Self::New(args) => args.run(),
             Self::Build(args) => args.run(),
+            Self::Test(args) => args.run(),
             Self::Push(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Inspect(args) => args.run(),
