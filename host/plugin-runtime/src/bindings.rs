@@ -3,17 +3,19 @@
 
 mod convert;
 
-use wasmtime::component::{HasSelf, InstancePre, Linker};
+use wasmtime::component::InstancePre;
 
 use crate::plugin::Stage;
 use crate::state::GuestState;
 
 pub(crate) use convert::{InvalidOutput, chat, context, delta, finish_reason};
-pub(crate) use convert::{action, prompt, refusal, verdict};
+pub(crate) use convert::{
+    action, model_answer, model_error, prompt, question, refusal, summary, verdict,
+};
 pub(crate) use exports::gapura::plugin::{
     completion_observer, prompt_template, request_validation, response_processing,
 };
-pub(crate) use gapura::plugin::{config, log, tokenizer, types};
+pub(crate) use gapura::plugin::{clock, config, kv, log, metrics, model, random, tokenizer, types};
 
 wasmtime::component::bindgen!({
     path: "../../wit",
@@ -21,13 +23,6 @@ wasmtime::component::bindgen!({
     imports: { "gapura:plugin/model.ask": async | trappable, default: trappable },
     exports: { default: async },
 });
-
-/// Offers the contract's imports to components.
-pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
-    log::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
-    config::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
-    tokenizer::add_to_linker::<_, HasSelf<_>>(linker, |state| state)
-}
 
 /// The contract's version, as [`LoadError`](crate::LoadError) names it.
 pub(crate) const SERVED: &str = "gapura:plugin@0.1.0";

@@ -107,8 +107,9 @@ pub enum LoadError {
     },
     /// The component wants something that no plugin can have.
     #[error(
-        "imports {import}, which the host does not offer: a plugin may import log, config and \
-         tokenizer of gapura:plugin, and WASI 0.2"
+        "imports {import}, which the host does not offer: a plugin may import {} of gapura:plugin, \
+         and WASI 0.2",
+        Import::ALL.map(Import::as_str).join(", ")
     )]
     UnknownImport {
         /// The import.

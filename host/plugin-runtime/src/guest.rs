@@ -1,19 +1,21 @@
 //! One live instance and the calls of it: time, bytes and outcome are dealt with here and nowhere
 //! else. A guest that failed is dead; its owner drops it.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 use wasmtime::component::{Instance, ResourceAny};
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
-use crate::bindings::{self, InvalidOutput, response_processing, types as w};
+use crate::bindings::{self, InvalidOutput, completion_observer, response_processing, types as w};
 use crate::chain::Bound;
 use crate::error::{ChainFailure, FailureKind};
 use crate::plugin::{Artifact, Stage};
-use crate::services::{CallObserver, GuestCall, Outcome, Services};
-use crate::state::{Abort, GuestState, Profile};
+use crate::services::{CallObserver, GuestCall, Outcome};
+use crate::state::{Abort, GuestState, Profile, RequestScope};
 use crate::ticker::Alive;
 use crate::types::{
     AnswerContext, Delta, FinishReason, Message, Output, Prompt, Refusal, Sampling, Verdict,
@@ -73,15 +75,11 @@ impl Guest {
     pub(crate) async fn start(
         artifact: &Artifact,
         profile: &Arc<Profile>,
-        services: &Services,
+        request: &Arc<RequestScope>,
         request_id: &str,
         stage: Stage,
     ) -> Result<Self, Failure> {
-        let mut state = GuestState::new(
-            Arc::clone(profile),
-            request_id,
-            Arc::clone(&services.tokens),
-        );
+        let mut state = GuestState::new(Arc::clone(profile), request_id, Arc::clone(request));
         state.counts_fuel = artifact.shared.counts_fuel;
         let mut store = Store::new(&artifact.shared.engine, state);
         store.limiter(|state| &mut state.limiter);
@@ -98,14 +96,14 @@ impl Guest {
         let alive = artifact.shared.ticker.alive();
         let budget = Duration::from_millis(profile.limits.call_ms);
         let started = Instant::now();
-        begin(&mut store, budget, profile.limits.output_bytes);
-        let made = within(budget, artifact.pre.instantiate_async(&mut store)).await;
+        let wall = begin(&mut store, budget, profile.limits.output_bytes);
+        let made = wall.hold(artifact.pre.instantiate_async(&mut store)).await;
         let result = settle(&mut store, made);
         let outcome = match &result {
             Ok(_) => Outcome::Answered,
             Err(failure) => Outcome::Failed(failure.kind),
         };
-        let observer = Arc::clone(&services.observer);
+        let observer = Arc::clone(&request.services.observer);
         report(&store, &*observer, stage, "instantiate", started, outcome);
         let instance = result?;
         Ok(Self {
@@ -151,7 +149,7 @@ impl Guest {
     ) -> Result<Verdict, Failure> {
         let (budget, allowance) = self.call_limits(input_bytes);
         let started = Instant::now();
-        begin(&mut self.store, budget, allowance);
+        let wall = begin(&mut self.store, budget, allowance);
         let indices = artifact
             .indices
             .validate
@@ -160,7 +158,7 @@ impl Guest {
         let result = match indices.load(&mut self.store, &self.instance) {
             Ok(exports) => {
                 let call = exports.call_validate(&mut self.store, chat);
-                within(budget, call).await
+                wall.hold(call).await
             }
             Err(error) => Err(error),
         };
@@ -195,7 +193,7 @@ impl Guest {
     ) -> Result<Result<Prompt, Refusal>, Failure> {
         let (budget, allowance) = self.call_limits(input_bytes);
         let started = Instant::now();
-        begin(&mut self.store, budget, allowance);
+        let wall = begin(&mut self.store, budget, allowance);
         let indices = artifact
             .indices
             .render
@@ -204,7 +202,7 @@ impl Guest {
         let result = match indices.load(&mut self.store, &self.instance) {
             Ok(exports) => {
                 let call = exports.call_render(&mut self.store, chat);
-                within(budget, call).await
+                wall.hold(call).await
             }
             Err(error) => Err(error),
         };
@@ -232,6 +230,42 @@ impl Guest {
         result
     }
 
+    pub(crate) async fn completed(
+        &mut self,
+        artifact: &Artifact,
+        summary: &completion_observer::Summary,
+    ) -> Result<(), Failure> {
+        let (budget, allowance) = self.call_limits(0);
+        let started = Instant::now();
+        let wall = begin(&mut self.store, budget, allowance);
+        let indices = artifact
+            .indices
+            .observe
+            .as_ref()
+            .expect("the plugin observes");
+        let result = match indices.load(&mut self.store, &self.instance) {
+            Ok(exports) => {
+                let call = exports.call_completed(&mut self.store, summary);
+                wall.hold(call).await
+            }
+            Err(error) => Err(error),
+        };
+        let result = settle(&mut self.store, result);
+        let outcome = match &result {
+            Ok(()) => Outcome::Answered,
+            Err(failure) => Outcome::Failed(failure.kind),
+        };
+        report(
+            &self.store,
+            &*self.observer,
+            Stage::Observe,
+            "completed",
+            started,
+            outcome,
+        );
+        result
+    }
+
     /// Makes the processor of one answer.
     pub(crate) async fn processor(
         mut self,
@@ -240,7 +274,7 @@ impl Guest {
     ) -> Result<Processor, Failure> {
         let (budget, allowance) = self.call_limits(0);
         let started = Instant::now();
-        begin(&mut self.store, budget, allowance);
+        let wall = begin(&mut self.store, budget, allowance);
         let indices = artifact
             .indices
             .respond
@@ -251,7 +285,7 @@ impl Guest {
                 let context = bindings::context(context);
                 let resources = exports.processor();
                 let call = resources.call_constructor(&mut self.store, &context);
-                let made = within(budget, call).await;
+                let made = wall.hold(call).await;
                 made.map(|resource| (exports, resource))
             }
             Err(error) => Err(error),
@@ -296,10 +330,10 @@ impl Processor {
         let delta = bindings::delta(delta);
         let started = Instant::now();
         let guest = &mut self.guest;
-        begin(&mut guest.store, budget, allowance);
+        let wall = begin(&mut guest.store, budget, allowance);
         let resources = self.exports.processor();
         let call = resources.call_push(&mut guest.store, self.resource, &delta);
-        let result = within(budget, call).await;
+        let result = wall.hold(call).await;
         self.conclude("push", started, allowance, result)
     }
 
@@ -313,10 +347,10 @@ impl Processor {
         let reason = bindings::finish_reason(reason);
         let started = Instant::now();
         let guest = &mut self.guest;
-        begin(&mut guest.store, budget, allowance);
+        let wall = begin(&mut guest.store, budget, allowance);
         let resources = self.exports.processor();
         let call = resources.call_finish(&mut guest.store, self.resource, reason);
-        let result = within(budget, call).await;
+        let result = wall.hold(call).await;
         self.conclude("finish", started, allowance, result)
     }
 
@@ -359,7 +393,7 @@ impl Processor {
 }
 
 /// Starts the clocks and counters of one call.
-fn begin(store: &mut Store<GuestState>, budget: Duration, allowance: u64) {
+fn begin(store: &mut Store<GuestState>, budget: Duration, allowance: u64) -> Wall {
     let fuel = allowance.saturating_mul(2).saturating_add(FUEL_FLOOR_BYTES);
     store.set_hostcall_fuel(usize::try_from(fuel).unwrap_or(usize::MAX));
     store.set_epoch_deadline(1);
@@ -370,21 +404,41 @@ fn begin(store: &mut Store<GuestState>, budget: Duration, allowance: u64) {
     let state = store.data_mut();
     state.begin_call();
     state.budget.begin(budget);
+    Wall {
+        limit: budget * WALL_FACTOR + WALL_BASE,
+        extra: state.budget.extra(),
+    }
 }
 
-/// Awaits `call`, not for longer than a call of `budget` may take by the clock on the wall. A call
-/// that ends before it first waits or yields never meets that limit, and costs no timer.
-async fn within<T>(
-    budget: Duration,
-    call: impl Future<Output = wasmtime::Result<T>>,
-) -> wasmtime::Result<T> {
-    let limit = budget * WALL_FACTOR + WALL_BASE;
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        Err(Abort::TookTooLong {
-            limit_ms: limit.as_millis(),
+/// How long a call may take by the clock on the wall.
+struct Wall {
+    limit: Duration,
+    /// Nanoseconds on top, for the answers that the guest has waited for.
+    extra: Arc<AtomicU64>,
+}
+
+impl Wall {
+    /// Awaits `call`, not for longer than it may take. A call that ends before it first waits or
+    /// yields never meets that limit, and costs no timer.
+    async fn hold<T>(
+        &self,
+        call: impl Future<Output = wasmtime::Result<T>>,
+    ) -> wasmtime::Result<T> {
+        let mut call = pin!(call);
+        let started = tokio::time::Instant::now();
+        let mut limit = self.limit;
+        loop {
+            if let Ok(result) = tokio::time::timeout_at(started + limit, &mut call).await {
+                return result;
+            }
+            let extended = self.limit + Duration::from_nanos(self.extra.load(Ordering::Relaxed));
+            if extended == limit {
+                let limit_ms = limit.as_millis();
+                return Err(Abort::TookTooLong { limit_ms }.into());
+            }
+            limit = extended;
         }
-        .into())
-    })
+    }
 }
 
 /// Turns what wasmtime says into what failed, and tells the log what the call left behind.
@@ -415,6 +469,7 @@ fn classify(error: &wasmtime::Error, state: &mut GuestState) -> Failure {
             Abort::Deadline { .. } | Abort::TookTooLong { .. } => FailureKind::Deadline,
             Abort::Memory { .. } | Abort::Table { .. } => FailureKind::Memory,
             Abort::HostCalls { .. } => FailureKind::HostCalls,
+            Abort::RandomBytes { .. } => FailureKind::InvalidOutput,
         };
         return Failure::new(kind, abort.to_string());
     }

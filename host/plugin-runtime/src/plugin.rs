@@ -63,11 +63,30 @@ pub enum Import {
     Config,
     /// Counting tokens.
     Tokenizer,
+    /// Numbers in the host's metrics.
+    Metrics,
+    /// Values that outlive a request.
+    Kv,
+    /// The time.
+    Clock,
+    /// Random numbers.
+    Random,
+    /// Questions to the loaded model.
+    Model,
 }
 
 impl Import {
     /// Every import.
-    pub const ALL: [Self; 3] = [Self::Log, Self::Config, Self::Tokenizer];
+    pub const ALL: [Self; 8] = [
+        Self::Log,
+        Self::Config,
+        Self::Tokenizer,
+        Self::Metrics,
+        Self::Kv,
+        Self::Clock,
+        Self::Random,
+        Self::Model,
+    ];
 
     /// The interface's name in the contract, which is also its name in a route's `grants`.
     pub fn as_str(self) -> &'static str {
@@ -75,6 +94,11 @@ impl Import {
             Self::Log => "log",
             Self::Config => "config",
             Self::Tokenizer => "tokenizer",
+            Self::Metrics => "metrics",
+            Self::Kv => "kv",
+            Self::Clock => "clock",
+            Self::Random => "random",
+            Self::Model => "model",
         }
     }
 }
@@ -94,7 +118,10 @@ impl FromStr for Import {
         Self::ALL
             .into_iter()
             .find(|import| import.as_str() == name)
-            .ok_or_else(|| format!("no import {name:?}: there are log, config and tokenizer"))
+            .ok_or_else(|| {
+                let all = Self::ALL.map(Self::as_str).join(", ");
+                format!("no import {name:?}: there are {all}")
+            })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
-use wasmtime::component::Linker;
+use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::bindings;
@@ -104,7 +104,7 @@ impl PluginRuntime {
         check(&config)?;
         let engine = engine(&config)?;
         let mut linker = Linker::new(&engine);
-        let linked = bindings::add_to_linker(&mut linker)
+        let linked = bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)
             .and_then(|()| wasmtime_wasi::p2::add_to_linker_async(&mut linker));
         linked.map_err(|error| RuntimeError::Engine {
             message: format!("{error:#}"),

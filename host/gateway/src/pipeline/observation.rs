@@ -1,0 +1,118 @@
+//! What observers hear: one summary for each answer of the engine, told beside the requests. They
+//! wait in a bounded queue, one after the other; what finds it full is dropped and counted.
+
+use std::sync::{Arc, OnceLock};
+
+use gapura_engine::Usage;
+use gapura_plugin_runtime::{AnswerContext, Chain, Completion, FinishReason, Services, Summary};
+use tokio::sync::mpsc;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::error::ApiError;
+use crate::telemetry::Metrics;
+
+/// Summaries that may wait.
+const QUEUE: usize = 1024;
+
+/// The queue of all routes. Its task begins with the first summary.
+#[derive(Default)]
+pub struct Observations(OnceLock<mpsc::Sender<Observation>>);
+
+struct Observation {
+    chain: Arc<Chain>,
+    services: Services,
+    summary: Summary,
+    /// Keeps a server that drains from closing before it was heard.
+    _under_way: TaskTrackerToken,
+}
+
+impl Observations {
+    fn tell(&self, observation: Observation, metrics: &Metrics) {
+        let queue = self.0.get_or_init(|| {
+            let (queue, mut waiting) = mpsc::channel::<Observation>(QUEUE);
+            tokio::spawn(async move {
+                while let Some(next) = waiting.recv().await {
+                    next.chain.completed(next.services, &next.summary).await;
+                }
+            });
+            queue
+        });
+        if queue.try_send(observation).is_err() {
+            metrics.observation_dropped();
+        }
+    }
+}
+
+/// What the reports of a request's answers have in common.
+#[derive(Clone)]
+pub(super) struct Reporter {
+    pub(super) observations: Arc<Observations>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) chain: Arc<Chain>,
+    pub(super) services: Services,
+    pub(super) under_way: TaskTrackerToken,
+    /// Why an answer of the request failed: the others end with it.
+    pub(super) failed: Arc<OnceLock<String>>,
+}
+
+/// Tells once how an answer ended: as it was said, or else that it was given up.
+pub(super) struct Report {
+    reporter: Reporter,
+    answer: AnswerContext,
+    usage: Usage,
+    completion: Completion,
+}
+
+impl Reporter {
+    pub(super) fn report(&self, answer: AnswerContext) -> Report {
+        Report {
+            reporter: self.clone(),
+            answer,
+            usage: Usage::default(),
+            completion: Completion::Cancelled,
+        }
+    }
+}
+
+impl Report {
+    /// What the answer has taken so far.
+    pub(super) fn used(&mut self, usage: Usage) {
+        self.usage = usage;
+    }
+
+    pub(super) fn finished(&mut self, reason: FinishReason) {
+        self.completion = Completion::Finished(reason);
+    }
+
+    pub(super) fn failed(&mut self, error: &ApiError) {
+        let code = error.code().unwrap_or("server_error").to_owned();
+        let code = self.reporter.failed.get_or_init(|| code);
+        self.completion = Completion::Failed(code.clone());
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let (reporter, usage) = (&self.reporter, self.usage);
+        let completion = match (&self.completion, reporter.failed.get()) {
+            (Completion::Cancelled, Some(code)) => Completion::Failed(code.clone()),
+            (completion, _) => completion.clone(),
+        };
+        let observation = Observation {
+            chain: Arc::clone(&reporter.chain),
+            services: reporter.services.clone(),
+            summary: Summary {
+                answer: self.answer.clone(),
+                completion,
+                prompt_tokens: usage.prompt_tokens,
+                cached_tokens: usage.cached_tokens,
+                completion_tokens: usage.completion_tokens,
+                queue: usage.queue_time,
+                prefill: usage.prefill_time,
+                decode: usage.decode_time,
+            },
+            _under_way: reporter.under_way.clone(),
+        };
+        reporter.observations.tell(observation, &reporter.metrics);
+    }
+}
