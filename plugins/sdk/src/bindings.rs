@@ -106,8 +106,10 @@ pub use template::exports::gapura::plugin::prompt_template::{
 pub use validator::exports::gapura::plugin::request_validation::{
     Amendment, Guest as ValidatorGuest, Reply, Verdict,
 };
+pub use validator::gapura::plugin::kv::KvError;
+pub use validator::gapura::plugin::model::{ModelAnswer, ModelError, Question};
 pub use validator::gapura::plugin::types::{
     Chat, Failure, FinishReason, Grammar, Message, Refusal, Role, Sampling, ToolCall,
 };
 #[cfg(target_arch = "wasm32")]
-pub use validator::gapura::plugin::{config, log, tokenizer};
+pub use validator::gapura::plugin::{clock, config, kv, log, metrics, model, random, tokenizer};

@@ -25,13 +25,20 @@
 //! ```
 //!
 //! The same code is plain Rust in `cargo test` on any machine: the host's functions
-//! ([`settings`], [`log`], [`tokenizer`]) have stand-ins there, which [`testing`] sets.
+//! ([`settings`], [`log`], [`tokenizer`], [`metrics`], [`kv`], [`clock`], [`random`], [`model`])
+//! have stand-ins there, which [`testing`] sets. A component imports those that it calls and no
+//! other; its route grants them by name.
 //!
 //! The traits and types follow `wit/` word for word; [`settings`], [`HoldBack`] and the
 //! constructors are what this crate adds. A panic reaches the gateway's log with message
 //! and place, and counts as a failure of the plugin.
 
+pub mod clock;
+pub mod kv;
 pub mod log;
+pub mod metrics;
+pub mod model;
+pub mod random;
 pub mod tokenizer;
 
 mod bindings;
