@@ -8,9 +8,11 @@ mod file;
 mod play;
 mod script;
 mod section;
+mod times;
 
 pub use expect::{Difference, Expect};
 pub use file::{Case, CaseError, MAX_CASE_BYTES, updated};
-pub use play::{CaseRunner, Outcome};
+pub use play::{CaseRunner, Measure, Outcome};
 pub use script::StageUse;
 pub use section::{MAX_CASES, embed, embedded};
+pub use times::{CallTimes, Percentiles};

@@ -158,8 +158,8 @@ pub enum ChainError {
     },
     /// The plugin imports what its binding does not grant.
     #[error(
-        "route {route:?} does not grant {import} to plugin {plugin}, which imports it; where it is \
-         bound, say `grants = [\"log\", \"config\", \"{import}\"]`"
+        "route {route:?} does not grant {import} to plugin {plugin}, which imports it: add \
+         \"{import}\" to the `grants` where the route binds it"
     )]
     NotGranted {
         /// The route.

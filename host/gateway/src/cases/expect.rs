@@ -83,7 +83,9 @@ impl Expect {
 
     /// Every key whose value is not the same as in `wanted`, with both values.
     pub fn differences(&self, wanted: &Table) -> Vec<Difference> {
-        let keys = wanted.keys().chain(self.0.keys().filter(|key| !wanted.contains_key(*key)));
+        let keys = wanted
+            .keys()
+            .chain(self.0.keys().filter(|key| !wanted.contains_key(*key)));
         let shown = |table: &Table, key: &str| table.get(key).map(text_of);
         keys.filter(|key| wanted.get(*key) != self.0.get(*key))
             .map(|key| Difference {

@@ -186,7 +186,10 @@ impl Case {
         let mut paths = Vec::new();
         for entry in entries {
             let path = entry.map_err(|error| failed(dir, error))?.path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "toml")
+            {
                 paths.push(path);
             }
         }

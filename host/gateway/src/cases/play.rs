@@ -5,24 +5,34 @@ use std::{sync::Arc, time::Duration};
 use gapura_plugin_runtime::{
     AnswerContext, Binding, Chain, ChainError, ChainFailure, Chat, Delta, FailurePolicy,
     FinishReason, Grants, Limits, LoadError, Output, Plugin, PluginRuntime, Rendered, Responder,
-    Run, RuntimeConfig, RuntimeError, Stage, Validated,
+    Run, RuntimeConfig, RuntimeError, Services, Stage, Validated,
 };
 
 use super::{
     expect::{Expect, reason},
     file::Case,
     script::{Script, StageUse},
+    times::{CallTimes, Taken},
 };
 use crate::builtin;
 
 /// Cases must not depend on the machine: each call has time enough on the slowest.
 const CALL_MS: u64 = 60_000;
 
-/// Runs cases, counting what guests execute.
+/// Runs cases.
 pub struct CaseRunner {
     runtime: PluginRuntime,
     /// For plugins that render nothing: a route has a template.
     template: Plugin,
+}
+
+/// What guests' work is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// What they execute, which is the same everywhere, and slows them down.
+    Fuel,
+    /// The time that it takes.
+    Time,
 }
 
 /// What came of a case.
@@ -41,9 +51,9 @@ impl CaseRunner {
     ///
     /// # Errors
     /// [`RuntimeError`], as [`PluginRuntime::new`].
-    pub fn new() -> Result<Self, RuntimeError> {
+    pub fn new(measure: Measure) -> Result<Self, RuntimeError> {
         let runtime = PluginRuntime::new(RuntimeConfig {
-            count_fuel: true,
+            count_fuel: measure == Measure::Fuel,
             max_instances: 8,
             instance_wait: Duration::from_secs(60),
             ..RuntimeConfig::default()
@@ -68,11 +78,7 @@ impl CaseRunner {
     /// # Errors
     /// [`ChainError`] where the plugin cannot be bound: it imports what the case does not grant.
     pub async fn run(&self, plugin: &Plugin, case: &Case) -> Result<Outcome, ChainError> {
-        let mut bindings = vec![bind(plugin, case)];
-        if !plugin.has(Stage::Render) {
-            bindings.push(Binding::new(self.template.clone()));
-        }
-        let chain = Arc::new(Chain::new(&case.chat.route, bindings)?);
+        let chain = self.chain(plugin, case)?;
         let script = Script::new(case);
         let mut run = chain.start(script.services());
         let mut found = Expect::default();
@@ -90,6 +96,48 @@ impl CaseRunner {
             uses: uses.into_iter().filter(|of| plugin.has(of.stage)).collect(),
             failure,
         })
+    }
+
+    /// Runs `case` on `plugin` so many times and takes down how long each call takes.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn time(
+        &self,
+        plugin: &Plugin,
+        case: &Case,
+        times: usize,
+    ) -> Result<CallTimes, ChainError> {
+        let chain = self.chain(plugin, case)?;
+        let taken = Arc::new(Taken::new(plugin));
+        for _ in 0..times {
+            let services = Services {
+                observer: taken.clone(),
+                ..Script::new(case).services()
+            };
+            // A failure is a way to end, and as a rule the cheapest.
+            let _ = play(
+                plugin,
+                case,
+                &mut chain.start(services),
+                &mut Expect::default(),
+            )
+            .await;
+            taken.end_request();
+        }
+        Ok(taken.times())
+    }
+
+    /// The plugin alone, or with a template where it is none.
+    fn chain(&self, plugin: &Plugin, case: &Case) -> Result<Arc<Chain>, ChainError> {
+        let mut bindings = vec![bind(plugin, case)];
+        if !plugin.has(Stage::Render) {
+            bindings.push(Binding {
+                grants: Grants::with(self.template.imports().iter().copied()),
+                ..Binding::new(self.template.clone())
+            });
+        }
+        Ok(Arc::new(Chain::new(&case.chat.route, bindings)?))
     }
 }
 
@@ -149,7 +197,8 @@ async fn play(
             }
         }
     }
-    if plugin.has(Stage::Respond) {
+    // A case that says nothing of an answer ends before there is one.
+    if plugin.has(Stage::Respond) && !answer.0.is_empty() {
         let responder = run.responder(context(&chat)).await?;
         respond(responder, answer.0, answer.1, found).await?;
     }

@@ -124,7 +124,10 @@ impl PluginValues for Script {
 
     fn observe(&self, _plugin: &PluginId, _route: &str, name: &str, value: f64) {
         self.with(|state| {
-            let list = state.values.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+            let list = state
+                .values
+                .entry(name)
+                .or_insert_with(|| Value::Array(Vec::new()));
             if let Value::Array(values) = list {
                 values.push(value.into());
             }

@@ -27,7 +27,10 @@ pub fn embedded(wasm: &[u8]) -> Result<Vec<Case>, CaseError> {
     };
     let sections = custom_sections(wasm, SECTION);
     if sections.len() > MAX_CASES {
-        let reason = format!("the component has {}, {MAX_CASES} are allowed", sections.len());
+        let reason = format!(
+            "the component has {}, {MAX_CASES} are allowed",
+            sections.len()
+        );
         return Err(invalid("cases", reason));
     }
     let read = |data: &[u8]| {

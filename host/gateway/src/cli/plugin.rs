@@ -1,5 +1,6 @@
 //! `gapura plugin`: from an empty folder to a plugin that serves.
 
+mod bench;
 mod build;
 mod inspect;
 mod project;
@@ -36,6 +37,16 @@ Examples:
   gapura plugin test --update --only greeting
   gapura plugin test persona.wasm --cases plugins/persona/cases")]
     Test(test::TestArgs),
+    /// Measure what a plugin's calls cost, against a budget.
+    #[command(
+        after_help = "Medians are held against the budget; on a busy machine repeat it.
+
+Examples:
+  gapura plugin bench
+  gapura plugin bench persona.wasm --budget 50 --requests 10000
+  gapura plugin bench --json | jq .calls.push.p50_us"
+    )]
+    Bench(bench::BenchArgs),
     /// Put a component into a running server: checked first, then swapped at once.
     #[command(after_help = "Examples:
   gapura plugin push persona plugins/target/components/persona.wasm
@@ -60,6 +71,7 @@ impl PluginCommand {
             Self::New(args) => args.run(),
             Self::Build(args) => args.run(),
             Self::Test(args) => args.run(),
+            Self::Bench(args) => args.run(),
             Self::Push(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Inspect(args) => args.run(),

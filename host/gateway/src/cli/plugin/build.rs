@@ -95,8 +95,8 @@ fn embed_cases(component: &Path, dir: &Path) -> anyhow::Result<()> {
     let shown = component.display();
     let mut wasm = fs::read(component).with_context(|| format!("cannot read {shown}"))?;
     for (case, path) in found {
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         cases::embed(&mut wasm, &case.name, &text);
     }
     fs::write(component, wasm).with_context(|| format!("cannot write {shown}"))

@@ -12,7 +12,7 @@ use gapura_plugin_runtime::Plugin;
 use serde_json::json;
 
 use super::project;
-use crate::cases::{self, Case, CaseRunner, Difference, Outcome};
+use crate::cases::{self, Case, CaseRunner, Difference, Measure, Outcome};
 
 /// Which cases to run, and what to do where they do not hold.
 #[derive(Debug, Args)]
@@ -45,7 +45,10 @@ enum Verdict {
     /// Nothing is expected yet.
     New,
     Failed(Vec<Difference>),
-    TooMuchFuel { used: u64, limit: u64 },
+    TooMuchFuel {
+        used: u64,
+        limit: u64,
+    },
 }
 
 impl TestArgs {
@@ -54,7 +57,7 @@ impl TestArgs {
         let component = project::component(&self.plugin)?;
         let wasm = component.read()?;
         let found = self.cases(&component, &wasm)?;
-        let runner = CaseRunner::new()?;
+        let runner = CaseRunner::new(Measure::Fuel)?;
         let plugin = runner
             .load(&component.name, &wasm)
             .with_context(|| format!("{} does not load", component.path.display()))?;
@@ -74,13 +77,12 @@ impl TestArgs {
                 false => verdict.print(&mut out, &case, &outcome, &plugin)?,
             }
         }
-        if num_failed > 0 {
-            bail!("{num_failed} of {count} cases failed");
+        match (num_failed, count) {
+            (0, _) if self.json => Ok(()),
+            (0, 1) => Ok(writeln!(out, "1 case passed")?),
+            (0, _) => Ok(writeln!(out, "{count} cases passed")?),
+            _ => bail!("{num_failed} of {count} cases failed"),
         }
-        if !self.json {
-            writeln!(out, "{count} cases passed")?;
-        }
-        Ok(())
     }
 
     fn cases(&self, component: &project::Component, wasm: &[u8]) -> anyhow::Result<Vec<Found>> {
@@ -88,7 +90,9 @@ impl TestArgs {
         let mut found: Vec<Found> = match &dir {
             Some(dir) => {
                 let all = Case::read_all(dir)?;
-                all.into_iter().map(|(case, path)| (case, Some(path))).collect()
+                all.into_iter()
+                    .map(|(case, path)| (case, Some(path)))
+                    .collect()
             }
             None => {
                 let all = cases::embedded(wasm)?;
@@ -111,7 +115,12 @@ impl TestArgs {
         Ok(found)
     }
 
-    fn judge(&self, case: &Case, path: Option<PathBuf>, outcome: &Outcome) -> anyhow::Result<Verdict> {
+    fn judge(
+        &self,
+        case: &Case,
+        path: Option<PathBuf>,
+        outcome: &Outcome,
+    ) -> anyhow::Result<Verdict> {
         let differences = match &case.expect {
             Some(expect) => outcome.found.differences(expect),
             None => Vec::new(),
@@ -188,7 +197,10 @@ impl Verdict {
         match self {
             Self::Passed | Self::Updated => {}
             Self::New => {
-                writeln!(out, "    nothing is expected yet; `--update` writes down what came of it")?;
+                writeln!(
+                    out,
+                    "    nothing is expected yet; `--update` writes down what came of it"
+                )?;
             }
             Self::TooMuchFuel { used, limit } => {
                 writeln!(out, "    {used} fuel, the case allows {limit}")?;
