@@ -153,6 +153,9 @@ async fn a_question_that_takes_too_long_is_given_up() {
     let server = asks("{ seconds = 1 }", runner);
     assert_eq!(server.post(CHAT, halo("ask")).await.status, 452);
     idle(&server).await;
+    let deadline = "gapura_plugin_model_questions_total\
+        {outcome=\"deadline\",plugin=\"asks\",version=\"0.0.0\"}";
+    assert_eq!(sample(&server, deadline).await, Some(1.0));
     // The request's own time ends both.
     let toml = format!("[server]\nrequest_timeout_seconds = 0.3\n{}", asking("{}"));
     let runner = SimRunner::default()

@@ -64,6 +64,13 @@ pub(super) struct Report {
 }
 
 impl Reporter {
+    /// An answer of the request failed; those that have not ended end with it. The code of the
+    /// first that did.
+    pub(super) fn failed(&self, error: &ApiError) -> &str {
+        let code = || error.code().unwrap_or("server_error").to_owned();
+        self.failed.get_or_init(code)
+    }
+
     pub(super) fn report(&self, answer: AnswerContext) -> Report {
         Report {
             reporter: self.clone(),
@@ -85,9 +92,8 @@ impl Report {
     }
 
     pub(super) fn failed(&mut self, error: &ApiError) {
-        let code = error.code().unwrap_or("server_error").to_owned();
-        let code = self.reporter.failed.get_or_init(|| code);
-        self.completion = Completion::Failed(code.clone());
+        let code = self.reporter.failed(error).to_owned();
+        self.completion = Completion::Failed(code);
     }
 }
 
