@@ -1,5 +1,6 @@
 //! End-to-end tests: HTTP in, HTTP out, over the simulated model and real plugins.
 
+mod cases;
 mod chat;
 mod cli;
 mod completions;

@@ -168,6 +168,7 @@ impl BenchArgs {
     }
 }
 
+/// To the nanosecond.
 fn micros(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e6
+    duration.as_nanos() as f64 / 1e3
 }

@@ -10,6 +10,8 @@ use clap::Args;
 use gapura_plugin_runtime::{PluginRuntime, RuntimeConfig};
 use serde_json::json;
 
+use crate::cases;
+
 /// Which component.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
@@ -41,6 +43,8 @@ impl InspectArgs {
             .map(|import| import.as_str())
             .collect();
         let grants: Vec<_> = plugin.grants_needed().map(|grant| grant.as_str()).collect();
+        let cases = cases::embedded(&component)?;
+        let cases: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
         let mut out = io::stdout().lock();
         if self.json {
             let value = json!({
@@ -52,6 +56,7 @@ impl InspectArgs {
                 "imports": imports,
                 "grants_needed": grants,
                 "wasi": plugin.uses_wasi(),
+                "cases": cases,
             });
             writeln!(out, "{value:#}")?;
             return Ok(());
@@ -75,6 +80,7 @@ impl InspectArgs {
                 "no"
             }
         )?;
+        writeln!(out, "cases    {}", or_none(cases))?;
         Ok(())
     }
 }
