@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use gapura_plugin_runtime::{
-    AnswerContext, Binding, Chain, ChainError, ChainFailure, Chat, Delta, FailurePolicy,
-    FinishReason, Grants, Limits, LoadError, Output, Plugin, PluginRuntime, Rendered, Responder,
-    Run, RuntimeConfig, RuntimeError, Services, Stage, Validated,
+    AnswerContext, Binding, Chain, ChainError, ChainFailure, Chat, Completion, Delta,
+    FailurePolicy, FinishReason, Grants, Limits, LoadError, Output, Plugin, PluginRuntime,
+    Rendered, Responder, RuntimeConfig, RuntimeError, Services, Stage, Summary, Validated,
 };
 
 use super::{
@@ -80,9 +80,9 @@ impl CaseRunner {
     pub async fn run(&self, plugin: &Plugin, case: &Case) -> Result<Outcome, ChainError> {
         let chain = self.chain(plugin, case)?;
         let script = Script::new(case);
-        let mut run = chain.start(script.services());
         let mut found = Expect::default();
-        let failure = play(plugin, case, &mut run, &mut found).await.err();
+        let played = play(&chain, plugin, case, script.services(), &mut found).await;
+        let failure = played.err();
         if let Some(failure) = &failure {
             found.failed(failure);
         }
@@ -116,13 +116,7 @@ impl CaseRunner {
                 ..Script::new(case).services()
             };
             // A failure is a way to end, and as a rule the cheapest.
-            let _ = play(
-                plugin,
-                case,
-                &mut chain.start(services),
-                &mut Expect::default(),
-            )
-            .await;
+            let _ = play(&chain, plugin, case, services, &mut Expect::default()).await;
             taken.end_request();
         }
         Ok(taken.times())
@@ -158,11 +152,13 @@ fn bind(plugin: &Plugin, case: &Case) -> Binding {
 
 /// The way of a request, as far as the plugin is part of it.
 async fn play(
+    chain: &Arc<Chain>,
     plugin: &Plugin,
     case: &Case,
-    run: &mut Run,
+    services: Services,
     found: &mut Expect,
 ) -> Result<(), ChainFailure> {
+    let mut run = chain.start(services.clone());
     let mut chat = case.chat.clone();
     let mut answer = (case.answer.clone(), case.finish);
     if plugin.has(Stage::Validate) {
@@ -200,7 +196,21 @@ async fn play(
     // A case that says nothing of an answer ends before there is one.
     if plugin.has(Stage::Respond) && !answer.0.is_empty() {
         let responder = run.responder(context(&chat)).await?;
-        respond(responder, answer.0, answer.1, found).await?;
+        respond(responder, &answer.0, answer.1, found).await?;
+    }
+    if chain.is_observed() {
+        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        let summary = Summary {
+            answer: context(&chat),
+            completion: Completion::Finished(answer.1),
+            prompt_tokens: count(chat.messages.len()),
+            cached_tokens: 0,
+            completion_tokens: count(answer.0.len()),
+            queue: Duration::ZERO,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+        };
+        chain.completed(services, &summary).await;
     }
     Ok(())
 }
@@ -208,15 +218,15 @@ async fn play(
 /// What each delta became, what came at the end, and all of it.
 async fn respond(
     mut responder: Responder,
-    deltas: Vec<String>,
+    deltas: &[String],
     finish: FinishReason,
     found: &mut Expect,
 ) -> Result<(), ChainFailure> {
     let mut pieces = Vec::new();
     let mut ended = None;
-    for (number, text) in deltas.into_iter().enumerate() {
+    for (number, text) in deltas.iter().enumerate() {
         let delta = Delta {
-            text,
+            text: text.clone(),
             token_ids: vec![u32::try_from(number).unwrap_or(u32::MAX)],
             logprobs: Vec::new(),
         };
