@@ -26,14 +26,17 @@ fn component(name: &str) -> PathBuf {
 fn plugin(command: &str, name: &str, arguments: &[&str]) -> Output {
     let mut gapura = gapura();
     gapura.args(["plugin", command]).arg(component(name));
-    gapura.args(arguments).output().unwrap()
+    gapura.args(arguments).output().expect("the program starts")
 }
 
 fn test(name: &str, cases: &Path, arguments: &[&str]) -> (bool, String) {
-    let cases = ["--cases", cases.to_str().unwrap()];
+    let cases = ["--cases", cases.to_str().expect("paths of tests are text")];
     let output = plugin("test", name, &[&cases, arguments].concat());
     let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(text).unwrap())
+    (
+        output.status.success(),
+        String::from_utf8(text).expect("output is text"),
+    )
 }
 
 #[test]
