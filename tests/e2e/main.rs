@@ -1,5 +1,6 @@
 //! End-to-end tests: HTTP in, HTTP out, over the simulated model and real plugins.
 
+mod cases;
 mod chat;
 mod cli;
 mod completions;
@@ -7,6 +8,7 @@ mod drain;
 mod errors;
 mod expect;
 mod grammar;
+mod lent;
 mod log;
 mod metrics;
 mod moments;

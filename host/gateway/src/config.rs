@@ -222,6 +222,19 @@ pub struct PluginLimits {
     pub held_bytes: usize,
     /// Log lines per call.
     pub log_lines: u32,
+    /// Bytes that its values on a route take.
+    pub kv_bytes: usize,
+}
+
+/// What one plugin may ask the model in one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuestionLimits {
+    /// Most questions.
+    pub questions: u32,
+    /// Most tokens of all answers.
+    pub tokens: u32,
+    /// Time of one answer.
+    pub within: Duration,
 }
 
 /// `[[routes]]`, checked.
@@ -259,6 +272,8 @@ pub struct BindingConfig {
     pub force_open: bool,
     /// What it may use.
     pub limits: PluginLimits,
+    /// What it may ask the model.
+    pub questions: QuestionLimits,
 }
 
 /// `[[keys]]`, checked.

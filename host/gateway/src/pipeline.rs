@@ -8,10 +8,12 @@ mod call;
 mod choice;
 mod grammar;
 mod judge;
+mod observation;
 mod pieces;
 mod plan;
 mod prefill;
 mod prompt;
+mod question;
 mod scores;
 mod services;
 
@@ -22,12 +24,14 @@ use gapura_plugin_runtime::Chat;
 
 pub use call::{Call, Deadline, PromptSource};
 pub use choice::{Choice, End, Piece, TextPiece};
+pub use observation::Observations;
 pub use pieces::Pieces;
 pub use prefill::Prefill;
 pub(crate) use prompt::text_tokens;
 
 use crate::error::ApiError;
 use crate::pipeline::judge::Judged;
+use crate::pipeline::services::Lender;
 use crate::routing::Route;
 use crate::state::{AppState, LoadedModel};
 use crate::telemetry::RequestRecord;
@@ -49,13 +53,12 @@ pub struct Answer {
 /// that does not fit, a full queue.
 pub async fn run(
     state: &AppState,
-    model: &LoadedModel,
+    model: &Arc<LoadedModel>,
     call: Call,
     record: &mut RequestRecord,
 ) -> Result<Answer, ApiError> {
     plan::check_limits(&call.chat.sampling, call.options.n, &call.route.limits)?;
     prompt::check_length(model, &call.chat, call.prompt.param())?;
-    let services = services::services(state, model);
     let Call {
         route,
         chat,
@@ -63,9 +66,13 @@ pub async fn run(
         options,
         deadline,
     } = call;
-    let judged = deadline
-        .hold(judge::judge(state, route, chat, services))
-        .await?;
+    let lender = Lender {
+        state,
+        model,
+        salt: options.cache_salt.clone(),
+        deadline,
+    };
+    let judged = deadline.hold(judge::judge(&lender, route, chat)).await?;
     let Judged {
         route,
         mut run,
@@ -87,7 +94,8 @@ pub async fn run(
     let grammar = grammar::compiled(model, options.grammar.as_ref(), tokens.grammar.take());
     let grammar = deadline.hold(grammar).await?;
     let plan = plan::plan(model, &route, &chat, &options, tokens, grammar, deadline)?;
-    let choices = choice::submit(model, &mut run, &context, &plan, deadline);
+    let reporter = lender.reporter(&route);
+    let choices = choice::submit(model, &mut run, &context, &plan, deadline, reporter);
     Ok(Answer {
         choices: deadline.hold(choices).await?,
         prompt: plan.prompt,
@@ -95,19 +103,27 @@ pub async fn run(
     })
 }
 
-/// The tokens of `chat` as `route`'s template renders it, without validation: for counting.
+/// The tokens of `chat` as `route`'s template renders it, without validation: for counting. `salt`
+/// keeps apart what the template may ask the model.
 ///
 /// # Errors
 /// A refusal or failure of the template.
 pub(crate) async fn rendered_tokens(
     state: &AppState,
-    model: &LoadedModel,
+    model: &Arc<LoadedModel>,
     route: &Route,
     chat: &Chat,
+    salt: Option<Arc<str>>,
     record: &mut RequestRecord,
 ) -> Result<Vec<TokenId>, ApiError> {
-    let mut run = route.chain.start(services::services(state, model));
-    let tokens = prompt::tokens(model, &mut run, chat, PromptSource::Template, record);
     let deadline = Deadline::after(state.server.request_timeout);
+    let lender = Lender {
+        state,
+        model,
+        salt,
+        deadline,
+    };
+    let mut run = route.chain.start(lender.services(route, chat));
+    let tokens = prompt::tokens(model, &mut run, chat, PromptSource::Template, record);
     Ok(deadline.hold(tokens).await?.ids)
 }

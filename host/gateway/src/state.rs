@@ -7,11 +7,14 @@ use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use gapura_engine::{Engine, GrammarCompiler, Tokenizer};
+use gapura_plugin_runtime::{Clock, Kv, Random, SystemClock, SystemRandom};
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::auth::{Auth, RateLimiter};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
+use crate::pipeline::Observations;
 use crate::routing::RouteTable;
 use crate::telemetry::{Metrics, RequestRecord};
 
@@ -27,12 +30,38 @@ pub struct AppState {
     pub rate: RateLimiter,
     /// Every series of the process.
     pub metrics: Arc<Metrics>,
+    /// Ends of answers that observers are yet to hear of.
+    pub observations: Arc<Observations>,
+    /// What plugins are lent beside the model.
+    pub lent: Lent,
     /// Limits of bodies and times.
     pub server: ServerConfig,
     /// When the server started.
     pub started: SystemTime,
     /// The requests under way. Closed once, when the server begins to shut down.
     requests: TaskTracker,
+}
+
+/// What plugins are lent for as long as the process lives.
+#[derive(Clone)]
+pub struct Lent {
+    /// What they remember.
+    pub kv: Arc<Kv>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Random numbers.
+    pub random: Arc<dyn Random>,
+}
+
+impl Default for Lent {
+    /// Nothing remembered yet; the machine's time and random numbers.
+    fn default() -> Self {
+        Self {
+            kv: Arc::default(),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+        }
+    }
 }
 
 /// A model that answers.
@@ -99,6 +128,8 @@ impl AppState {
             auth,
             rate: RateLimiter::default(),
             metrics,
+            lent: Lent::default(),
+            observations: Arc::default(),
             server,
             started: SystemTime::now(),
             requests: TaskTracker::new(),
@@ -127,6 +158,11 @@ impl AppState {
     pub fn record(&self, endpoint: &'static str, request_id: &str) -> RequestRecord {
         let metrics = Arc::clone(&self.metrics);
         RequestRecord::new(metrics, self.requests.token(), endpoint, request_id)
+    }
+
+    /// Counts as a request under way until it and its clones are dropped.
+    pub(crate) fn under_way(&self) -> TaskTrackerToken {
+        self.requests.token()
     }
 
     /// New requests are refused from now on; `/readyz` says so.

@@ -4,6 +4,7 @@
 mod logging;
 mod metrics;
 pub mod names;
+mod plugin_values;
 mod record;
 mod refused;
 

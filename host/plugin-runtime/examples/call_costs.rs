@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gapura_plugin_runtime::{
-    AnswerContext, Binding, CallObserver, Chain, Chat, Delta, FinishReason, Grants, GuestCall,
-    Limits, Message, PluginRuntime, Role, RuntimeConfig, Sampling, Services, Stage, TokenCounter,
+    AnswerContext, Binding, Chain, Chat, Delta, FinishReason, Grants, Limits, Message,
+    PluginRuntime, Role, RuntimeConfig, Sampling, Services, Stage, TokenCounter,
 };
 use gapura_test_guests as guests;
 
@@ -36,10 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         chain.push(generous(runtime.load("render", guests::RENDER)?));
     }
     let chain = Arc::new(Chain::new("route", chain)?);
-    let services = Services {
-        tokens: Arc::new(Nothing),
-        observer: Arc::new(Nothing),
-    };
+    let services = Services::detached(Arc::new(Nothing));
     let mut costs = Costs::default();
     for _ in 0..ROUNDS {
         request(&chain, &services, &mut costs).await?;
@@ -151,6 +148,7 @@ fn context() -> AnswerContext {
         tenant: None,
         stream: true,
         choice: 0,
+        extra: "{}".to_owned(),
     }
 }
 
@@ -160,8 +158,4 @@ impl TokenCounter for Nothing {
     fn count(&self, text: &str) -> u32 {
         u32::try_from(text.len() / 4).unwrap_or(u32::MAX)
     }
-}
-
-impl CallObserver for Nothing {
-    fn observe(&self, _call: &GuestCall<'_>) {}
 }

@@ -9,16 +9,18 @@ use crate::plugin::Stage;
 use crate::state::GuestState;
 
 pub(crate) use convert::{InvalidOutput, chat, context, delta, finish_reason};
-pub(crate) use convert::{action, prompt, refusal, verdict};
-pub(crate) use exports::gapura::plugin::{
-    prompt_template, request_validation, response_processing,
+pub(crate) use convert::{
+    action, model_answer, model_error, prompt, question, refusal, summary, verdict,
 };
-pub(crate) use gapura::plugin::{config, log, tokenizer, types};
+pub(crate) use exports::gapura::plugin::{
+    completion_observer, prompt_template, request_validation, response_processing,
+};
+pub(crate) use gapura::plugin::{clock, config, kv, log, metrics, model, random, tokenizer, types};
 
 wasmtime::component::bindgen!({
     path: "../../wit",
     world: "plugin",
-    imports: { default: trappable },
+    imports: { "gapura:plugin/model.ask": async | trappable, default: trappable },
     exports: { default: async },
 });
 
@@ -30,6 +32,7 @@ pub(crate) struct Indices {
     pub(crate) validate: Option<request_validation::GuestIndices>,
     pub(crate) render: Option<prompt_template::GuestIndices>,
     pub(crate) respond: Option<response_processing::GuestIndices>,
+    pub(crate) observe: Option<completion_observer::GuestIndices>,
 }
 
 impl Indices {
@@ -49,6 +52,9 @@ impl Indices {
             respond: has(Stage::Respond)
                 .then(|| response_processing::GuestIndices::new(pre))
                 .transpose()?,
+            observe: has(Stage::Observe)
+                .then(|| completion_observer::GuestIndices::new(pre))
+                .transpose()?,
         })
     }
 
@@ -58,6 +64,7 @@ impl Indices {
             (Stage::Validate, self.validate.is_some()),
             (Stage::Render, self.render.is_some()),
             (Stage::Respond, self.respond.is_some()),
+            (Stage::Observe, self.observe.is_some()),
         ]
         .into_iter()
         .filter_map(|(stage, present)| present.then_some(stage))

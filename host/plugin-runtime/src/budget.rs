@@ -23,6 +23,9 @@ pub(crate) struct Budget {
     /// The thread's clock when the guest last (re)started, in nanoseconds, or [`UNREAD`]. Shared
     /// with the future of a yield, which may end on another thread.
     resumed: Arc<AtomicU64>,
+    /// Nanoseconds that the call may take longer by the clock on the wall, for what it waits for.
+    /// Shared with whoever holds that limit.
+    extra: Arc<AtomicU64>,
 }
 
 impl Budget {
@@ -31,6 +34,7 @@ impl Budget {
             limit: Duration::ZERO,
             spent: Duration::ZERO,
             resumed: Arc::new(AtomicU64::new(UNREAD)),
+            extra: Arc::default(),
         }
     }
 
@@ -39,6 +43,25 @@ impl Budget {
         self.limit = limit;
         self.spent = Duration::ZERO;
         self.resumed.store(UNREAD, Ordering::Relaxed);
+        self.extra.store(0, Ordering::Relaxed);
+    }
+
+    /// The time on top of the wall's limit that waits have been given so far, in nanoseconds.
+    pub(crate) fn extra(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.extra)
+    }
+
+    /// The guest waits for the host, for `limit` at most, until the answer is dropped. That time is
+    /// neither processor time, whatever its thread does meanwhile, nor time by the wall's limit.
+    pub(crate) fn wait(&mut self, limit: Duration) -> Waiting {
+        let resumed = self.resumed.load(Ordering::Relaxed);
+        if resumed != UNREAD {
+            self.spent += Duration::from_nanos(thread_clock().saturating_sub(resumed));
+        }
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let longer = self.extra.load(Ordering::Relaxed).saturating_add(limit);
+        self.extra.store(longer, Ordering::Relaxed);
+        Waiting(Arc::clone(&self.resumed))
     }
 
     /// Charges the time since the guest last (re)started. Called at an epoch tick, on the thread
@@ -70,6 +93,15 @@ impl Budget {
     }
 }
 
+/// A guest that waits for the host. Its time goes on when this is dropped, on that thread.
+pub(crate) struct Waiting(Arc<AtomicU64>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(thread_clock(), Ordering::Relaxed);
+    }
+}
+
 /// Processor time of the calling thread, in nanoseconds.
 fn thread_clock() -> u64 {
     let now = clock_gettime(ClockId::ThreadCPUTime);
@@ -94,6 +126,24 @@ mod tests {
             std::hint::spin_loop();
         }
         assert_eq!(budget.charge(), Err(Duration::from_millis(20)));
+    }
+
+    #[test]
+    fn what_its_thread_does_while_a_guest_waits_is_not_charged() {
+        let mut budget = Budget::new();
+        budget.begin(Duration::from_millis(20));
+        assert_eq!(budget.charge(), Ok(()), "the clock has been read once");
+        let waiting = budget.wait(Duration::from_secs(3));
+        let start = thread_clock();
+        while thread_clock() - start < 40_000_000 {
+            std::hint::spin_loop();
+        }
+        drop(waiting);
+        assert_eq!(budget.charge(), Ok(()));
+        drop(budget.wait(Duration::from_secs(4)));
+        assert_eq!(budget.extra().load(Ordering::Relaxed), 7_000_000_000);
+        budget.begin(Duration::from_millis(20));
+        assert_eq!(budget.extra().load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -4,13 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tracing::warn;
 
+use crate::bindings::{self, completion_observer};
 use crate::error::ChainError;
+use crate::guest::{Failure, Guest};
 use crate::limits::{FailurePolicy, Grants, Limits};
 use crate::plugin::{Plugin, Stage};
 use crate::run::Run;
 use crate::services::Services;
-use crate::state::Profile;
+use crate::state::{Profile, RequestScope};
+use crate::types::Summary;
 
 /// One plugin as a route uses it.
 #[derive(Debug, Clone)]
@@ -79,7 +83,8 @@ impl Chain {
         let route: Arc<str> = route.into();
         let bound = bindings
             .iter()
-            .map(|binding| {
+            .enumerate()
+            .map(|(index, binding)| {
                 let settings = match &binding.settings {
                     Value::Null => "{}".into(),
                     settings => settings.to_string().into(),
@@ -87,6 +92,8 @@ impl Chain {
                 let profile = Arc::new(Profile {
                     id: binding.plugin.id().clone(),
                     route: Arc::clone(&route),
+                    index,
+                    grants: binding.grants,
                     settings,
                     limits: binding.limits.clone(),
                 });
@@ -125,6 +132,25 @@ impl Chain {
         Run::new(Arc::clone(self), services)
     }
 
+    /// Whether a plugin of it hears how answers end.
+    pub fn is_observed(&self) -> bool {
+        self.stage(Stage::Observe).next().is_some()
+    }
+
+    /// Tells its observers how an answer ended, one after the other, each in a fresh instance. One
+    /// that fails is logged, and heard of by [`Services::observer`]; the others hear all the same.
+    pub async fn completed(&self, services: Services, summary: &Summary) {
+        let scope = RequestScope::new(services);
+        let seen = bindings::summary(summary, &self.bound);
+        for (_, bound) in self.stage(Stage::Observe) {
+            if let Err(failure) = observe(bound, &scope, &summary.answer.request_id, &seen).await {
+                let failure = failure.in_chain(bound, Stage::Observe);
+                let request_id = &summary.answer.request_id;
+                warn!(route = &*self.route, request_id, %failure, "an observer failed");
+            }
+        }
+    }
+
     pub(crate) fn stage(&self, stage: Stage) -> impl Iterator<Item = (usize, &Arc<Bound>)> {
         self.bound
             .iter()
@@ -145,6 +171,19 @@ impl fmt::Debug for Chain {
             .field("label", &self.label)
             .finish()
     }
+}
+
+async fn observe(
+    bound: &Bound,
+    scope: &Arc<RequestScope>,
+    request_id: &str,
+    summary: &completion_observer::Summary,
+) -> Result<(), Failure> {
+    let artifact = bound.binding.plugin.artifact();
+    let _room = artifact.shared.reserve(1).await?;
+    let mut guest =
+        Guest::start(artifact, &bound.profile, scope, request_id, Stage::Observe).await?;
+    guest.completed(artifact, summary).await
 }
 
 fn only_renderer(route: &str, bindings: &[Binding]) -> Result<usize, ChainError> {

@@ -83,7 +83,7 @@ pub enum LoadError {
     /// The component exports no stage.
     #[error(
         "exports no stage: expected one or more of gapura:plugin/request-validation, \
-         prompt-template and response-processing, found {found}"
+         prompt-template, response-processing and completion-observer, found {found}"
     )]
     NoStage {
         /// What it exports, or "nothing".
@@ -107,8 +107,9 @@ pub enum LoadError {
     },
     /// The component wants something that no plugin can have.
     #[error(
-        "imports {import}, which the host does not offer: a plugin may import log, config and \
-         tokenizer of gapura:plugin, and WASI 0.2"
+        "imports {import}, which the host does not offer: a plugin may import {} of gapura:plugin, \
+         and WASI 0.2",
+        Import::ALL.map(Import::as_str).join(", ")
     )]
     UnknownImport {
         /// The import.
@@ -157,8 +158,8 @@ pub enum ChainError {
     },
     /// The plugin imports what its binding does not grant.
     #[error(
-        "route {route:?} does not grant {import} to plugin {plugin}, which imports it; where it is \
-         bound, say `grants = [\"log\", \"config\", \"{import}\"]`"
+        "route {route:?} does not grant {import} to plugin {plugin}, which imports it: add \
+         \"{import}\" to the `grants` where the route binds it"
     )]
     NotGranted {
         /// The route.

@@ -1,6 +1,9 @@
 //! One live instance and the calls of it: time, bytes and outcome are dealt with here and nowhere
 //! else. A guest that failed is dead; its owner drops it.
 
+mod size;
+mod wall;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,24 +11,20 @@ use tracing::{debug, warn};
 use wasmtime::component::{Instance, ResourceAny};
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
-use crate::bindings::{self, InvalidOutput, response_processing, types as w};
+use crate::bindings::{self, InvalidOutput, completion_observer, response_processing, types as w};
 use crate::chain::Bound;
 use crate::error::{ChainFailure, FailureKind};
 use crate::plugin::{Artifact, Stage};
-use crate::services::{CallObserver, GuestCall, Outcome, Services};
-use crate::state::{Abort, GuestState, Profile};
+use crate::services::{CallObserver, GuestCall, Outcome};
+use crate::state::{Abort, GuestState, Profile, RequestScope};
 use crate::ticker::Alive;
-use crate::types::{
-    AnswerContext, Delta, FinishReason, Message, Output, Prompt, Refusal, Sampling, Verdict,
-};
+use crate::types::{AnswerContext, Delta, FinishReason, Output, Prompt, Refusal, Verdict};
+pub(crate) use size::{message_bytes, sampling_bytes};
+use size::{prompt_bytes, refusal_bytes, verdict_bytes};
+use wall::Wall;
 
 /// Bytes that list elements may take beside their text, on top of twice the text.
 const FUEL_FLOOR_BYTES: u64 = 64 << 10;
-/// A call may take this many times its processor time by the clock on the wall, and the base on
-/// top: it may wait for a core or, under WASI, sleep, which no epoch ends. Wide, since a busy
-/// machine must not fail a guest that does little; what it has to end is a request that hangs.
-const WALL_FACTOR: u32 = 4;
-const WALL_BASE: Duration = Duration::from_millis(500);
 
 /// Why a call failed, before anyone knows what that means for the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,15 +72,12 @@ impl Guest {
     pub(crate) async fn start(
         artifact: &Artifact,
         profile: &Arc<Profile>,
-        services: &Services,
+        request: &Arc<RequestScope>,
         request_id: &str,
         stage: Stage,
     ) -> Result<Self, Failure> {
-        let state = GuestState::new(
-            Arc::clone(profile),
-            request_id,
-            Arc::clone(&services.tokens),
-        );
+        let mut state = GuestState::new(Arc::clone(profile), request_id, Arc::clone(request));
+        state.counts_fuel = artifact.shared.counts_fuel;
         let mut store = Store::new(&artifact.shared.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut context| {
@@ -97,14 +93,14 @@ impl Guest {
         let alive = artifact.shared.ticker.alive();
         let budget = Duration::from_millis(profile.limits.call_ms);
         let started = Instant::now();
-        begin(&mut store, budget, profile.limits.output_bytes);
-        let made = within(budget, artifact.pre.instantiate_async(&mut store)).await;
+        let wall = begin(&mut store, budget, profile.limits.output_bytes);
+        let made = wall.hold(artifact.pre.instantiate_async(&mut store)).await;
         let result = settle(&mut store, made);
         let outcome = match &result {
             Ok(_) => Outcome::Answered,
             Err(failure) => Outcome::Failed(failure.kind),
         };
-        let observer = Arc::clone(&services.observer);
+        let observer = Arc::clone(&request.services.observer);
         report(&store, &*observer, stage, "instantiate", started, outcome);
         let instance = result?;
         Ok(Self {
@@ -134,6 +130,11 @@ impl Guest {
             .as_ref()
             .map(|found| found.load(&mut *store, instance))
             .transpose()?;
+        indices
+            .observe
+            .as_ref()
+            .map(|found| found.load(&mut *store, instance))
+            .transpose()?;
         Ok(())
     }
 
@@ -145,7 +146,7 @@ impl Guest {
     ) -> Result<Verdict, Failure> {
         let (budget, allowance) = self.call_limits(input_bytes);
         let started = Instant::now();
-        begin(&mut self.store, budget, allowance);
+        let wall = begin(&mut self.store, budget, allowance);
         let indices = artifact
             .indices
             .validate
@@ -154,7 +155,7 @@ impl Guest {
         let result = match indices.load(&mut self.store, &self.instance) {
             Ok(exports) => {
                 let call = exports.call_validate(&mut self.store, chat);
-                within(budget, call).await
+                wall.hold(call).await
             }
             Err(error) => Err(error),
         };
@@ -189,7 +190,7 @@ impl Guest {
     ) -> Result<Result<Prompt, Refusal>, Failure> {
         let (budget, allowance) = self.call_limits(input_bytes);
         let started = Instant::now();
-        begin(&mut self.store, budget, allowance);
+        let wall = begin(&mut self.store, budget, allowance);
         let indices = artifact
             .indices
             .render
@@ -198,7 +199,7 @@ impl Guest {
         let result = match indices.load(&mut self.store, &self.instance) {
             Ok(exports) => {
                 let call = exports.call_render(&mut self.store, chat);
-                within(budget, call).await
+                wall.hold(call).await
             }
             Err(error) => Err(error),
         };
@@ -226,6 +227,42 @@ impl Guest {
         result
     }
 
+    pub(crate) async fn completed(
+        &mut self,
+        artifact: &Artifact,
+        summary: &completion_observer::Summary,
+    ) -> Result<(), Failure> {
+        let (budget, allowance) = self.call_limits(0);
+        let started = Instant::now();
+        let wall = begin(&mut self.store, budget, allowance);
+        let indices = artifact
+            .indices
+            .observe
+            .as_ref()
+            .expect("the plugin observes");
+        let result = match indices.load(&mut self.store, &self.instance) {
+            Ok(exports) => {
+                let call = exports.call_completed(&mut self.store, summary);
+                wall.hold(call).await
+            }
+            Err(error) => Err(error),
+        };
+        let result = settle(&mut self.store, result);
+        let outcome = match &result {
+            Ok(()) => Outcome::Answered,
+            Err(failure) => Outcome::Failed(failure.kind),
+        };
+        report(
+            &self.store,
+            &*self.observer,
+            Stage::Observe,
+            "completed",
+            started,
+            outcome,
+        );
+        result
+    }
+
     /// Makes the processor of one answer.
     pub(crate) async fn processor(
         mut self,
@@ -234,7 +271,7 @@ impl Guest {
     ) -> Result<Processor, Failure> {
         let (budget, allowance) = self.call_limits(0);
         let started = Instant::now();
-        begin(&mut self.store, budget, allowance);
+        let wall = begin(&mut self.store, budget, allowance);
         let indices = artifact
             .indices
             .respond
@@ -245,7 +282,7 @@ impl Guest {
                 let context = bindings::context(context);
                 let resources = exports.processor();
                 let call = resources.call_constructor(&mut self.store, &context);
-                let made = within(budget, call).await;
+                let made = wall.hold(call).await;
                 made.map(|resource| (exports, resource))
             }
             Err(error) => Err(error),
@@ -290,10 +327,10 @@ impl Processor {
         let delta = bindings::delta(delta);
         let started = Instant::now();
         let guest = &mut self.guest;
-        begin(&mut guest.store, budget, allowance);
+        let wall = begin(&mut guest.store, budget, allowance);
         let resources = self.exports.processor();
         let call = resources.call_push(&mut guest.store, self.resource, &delta);
-        let result = within(budget, call).await;
+        let result = wall.hold(call).await;
         self.conclude("push", started, allowance, result)
     }
 
@@ -307,10 +344,10 @@ impl Processor {
         let reason = bindings::finish_reason(reason);
         let started = Instant::now();
         let guest = &mut self.guest;
-        begin(&mut guest.store, budget, allowance);
+        let wall = begin(&mut guest.store, budget, allowance);
         let resources = self.exports.processor();
         let call = resources.call_finish(&mut guest.store, self.resource, reason);
-        let result = within(budget, call).await;
+        let result = wall.hold(call).await;
         self.conclude("finish", started, allowance, result)
     }
 
@@ -353,28 +390,18 @@ impl Processor {
 }
 
 /// Starts the clocks and counters of one call.
-fn begin(store: &mut Store<GuestState>, budget: Duration, allowance: u64) {
+fn begin(store: &mut Store<GuestState>, budget: Duration, allowance: u64) -> Wall {
     let fuel = allowance.saturating_mul(2).saturating_add(FUEL_FLOOR_BYTES);
     store.set_hostcall_fuel(usize::try_from(fuel).unwrap_or(usize::MAX));
     store.set_epoch_deadline(1);
+    if store.data().counts_fuel {
+        // Refused only where the engine does not count.
+        let _ = store.set_fuel(u64::MAX);
+    }
     let state = store.data_mut();
     state.begin_call();
     state.budget.begin(budget);
-}
-
-/// Awaits `call`, not for longer than a call of `budget` may take by the clock on the wall. A call
-/// that ends before it first waits or yields never meets that limit, and costs no timer.
-async fn within<T>(
-    budget: Duration,
-    call: impl Future<Output = wasmtime::Result<T>>,
-) -> wasmtime::Result<T> {
-    let limit = budget * WALL_FACTOR + WALL_BASE;
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        Err(Abort::TookTooLong {
-            limit_ms: limit.as_millis(),
-        }
-        .into())
-    })
+    Wall::new(budget, state.budget.extra())
 }
 
 /// Turns what wasmtime says into what failed, and tells the log what the call left behind.
@@ -405,6 +432,7 @@ fn classify(error: &wasmtime::Error, state: &mut GuestState) -> Failure {
             Abort::Deadline { .. } | Abort::TookTooLong { .. } => FailureKind::Deadline,
             Abort::Memory { .. } | Abort::Table { .. } => FailureKind::Memory,
             Abort::HostCalls { .. } => FailureKind::HostCalls,
+            Abort::RandomBytes { .. } => FailureKind::InvalidOutput,
         };
         return Failure::new(kind, abort.to_string());
     }
@@ -451,6 +479,7 @@ fn report(
     outcome: Outcome,
 ) {
     let state = store.data();
+    let left = state.counts_fuel.then(|| store.get_fuel().ok()).flatten();
     observer.observe(&GuestCall {
         plugin: &state.profile.id,
         route: &state.profile.route,
@@ -459,48 +488,6 @@ fn report(
         outcome,
         duration: started.elapsed(),
         memory_bytes: state.limiter.peak_bytes,
+        fuel: left.map(|left| u64::MAX - left),
     });
-}
-
-fn verdict_bytes(verdict: &Verdict) -> usize {
-    match verdict {
-        Verdict::Accept => 0,
-        Verdict::Amend { messages, sampling } => {
-            let messages = messages.iter().flatten().map(message_bytes).sum::<usize>();
-            messages + sampling.as_ref().map_or(0, sampling_bytes)
-        }
-        Verdict::Refuse(refusal) => refusal_bytes(refusal),
-        Verdict::Answer { text, .. } => text.len(),
-        Verdict::Reroute(route) => route.len(),
-    }
-}
-
-pub(crate) fn message_bytes(message: &Message) -> usize {
-    let content = message.content.iter().map(String::len).sum::<usize>();
-    let calls = message.tool_calls.iter();
-    let calls = calls.map(|call| call.id.len() + call.name.len() + call.arguments.len());
-    content
-        + calls.sum::<usize>()
-        + message.name.as_ref().map_or(0, String::len)
-        + message.tool_call_id.as_ref().map_or(0, String::len)
-}
-
-pub(crate) fn sampling_bytes(sampling: &Sampling) -> usize {
-    sampling.stop.iter().map(String::len).sum()
-}
-
-fn refusal_bytes(refusal: &Refusal) -> usize {
-    refusal.code.len() + refusal.message.len() + refusal.param.as_ref().map_or(0, String::len)
-}
-
-fn prompt_bytes(prompt: &Prompt) -> usize {
-    use crate::types::{Grammar, Segment};
-    let segments = prompt.segments.iter().map(|segment| match segment {
-        Segment::Text(text) | Segment::Control(text) => text.len(),
-        Segment::PrefixEnd => 0,
-    });
-    let grammar = prompt.grammar.as_ref().map_or(0, |grammar| match grammar {
-        Grammar::JsonSchema(text) | Grammar::Regex(text) | Grammar::Lark(text) => text.len(),
-    });
-    segments.sum::<usize>() + prompt.stop.iter().map(String::len).sum::<usize>() + grammar
 }

@@ -1,6 +1,7 @@
 //! Reads a component's bytes without compiling them: is it one, is it whole, what does its author
 //! say about it.
 
+use wasm_encoder::ComponentSection as _;
 use wasmparser::{Chunk, Encoding, Parser, Payload};
 
 use crate::error::LoadError;
@@ -67,6 +68,33 @@ pub(crate) fn inspect(wasm: &[u8]) -> Result<Option<String>, LoadError> {
     Ok(version)
 }
 
+/// The contents of the custom sections `name` of the component itself, in order.
+pub fn custom_sections<'a>(wasm: &'a [u8], name: &str) -> Vec<&'a [u8]> {
+    let mut depth = 0_usize;
+    let mut found = Vec::new();
+    // What is no component has none; whoever loads it learns why.
+    for payload in Parser::new(0).parse_all(wasm).map_while(Result::ok) {
+        match payload {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::CustomSection(section) if depth == 0 && section.name() == name => {
+                found.push(section.data());
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Appends a custom section to a component.
+pub fn add_custom_section(wasm: &mut Vec<u8>, name: &str, data: &[u8]) {
+    let section = wasm_encoder::CustomSection {
+        name: name.into(),
+        data: data.into(),
+    };
+    section.append_to_component(wasm);
+}
+
 /// The part of `name@version` after the `@`, if it is one that labels and headers can carry.
 fn version_of(section: &[u8]) -> Option<String> {
     let (_, version) = std::str::from_utf8(section).ok()?.trim().split_once('@')?;
@@ -106,6 +134,17 @@ mod tests {
         ] {
             assert_eq!(version_of(odd), None, "{odd:?}");
         }
+    }
+
+    #[test]
+    fn sections_that_are_added_are_found() {
+        let mut wasm = b"\0asm\x0d\0\x01\0".to_vec();
+        for data in ["one", "two"] {
+            add_custom_section(&mut wasm, "gapura:case", data.as_bytes());
+        }
+        add_custom_section(&mut wasm, "other", b"three");
+        assert_eq!(custom_sections(&wasm, "gapura:case"), [b"one", b"two"]);
+        inspect(&wasm).expect("a component");
     }
 
     #[test]

@@ -29,6 +29,16 @@ pub struct Limits {
     pub log_lines: u64,
     /// Most calls of imports during one call. Default 10,000.
     pub host_calls: u64,
+    /// Most bytes that the plugin's values on the route take, keys and bookkeeping included, over
+    /// all instances and versions; 64 KiB of an entry at most. Default 1 MiB.
+    pub kv_bytes: u64,
+    /// Most questions to the model in one request. Default 2.
+    pub model_questions: u64,
+    /// Most tokens of all its answers in one request. Default 256.
+    pub model_tokens: u64,
+    /// Milliseconds for one answer. They count neither as processor time nor as time by the clock
+    /// on the wall. Default 10,000.
+    pub model_ms: u64,
 }
 
 impl Default for Limits {
@@ -42,6 +52,10 @@ impl Default for Limits {
             held_bytes: 64 << 10,
             log_lines: 64,
             host_calls: 10_000,
+            kv_bytes: 1 << 20,
+            model_questions: 2,
+            model_tokens: 256,
+            model_ms: 10_000,
         }
     }
 }
@@ -66,6 +80,10 @@ impl Limits {
             ("held_bytes", self.held_bytes, 0, 1 << 30),
             ("log_lines", self.log_lines, 0, 1 << 20),
             ("host_calls", self.host_calls, 0, 1 << 30),
+            ("kv_bytes", self.kv_bytes, 0, 1 << 30),
+            ("model_questions", self.model_questions, 0, 1000),
+            ("model_tokens", self.model_tokens, 0, 1 << 20),
+            ("model_ms", self.model_ms, 1, 600_000),
         ]
         .into_iter()
         .find(|&(_, value, min, max)| value < min || value > max)
@@ -95,6 +113,16 @@ pub struct Grants {
     pub config: bool,
     /// Counting tokens with the loaded model's tokenizer.
     pub tokenizer: bool,
+    /// Numbers in the host's metrics.
+    pub metrics: bool,
+    /// Values that outlive a request.
+    pub kv: bool,
+    /// The time, by WASI too.
+    pub clock: bool,
+    /// Random numbers.
+    pub random: bool,
+    /// Questions to the loaded model.
+    pub model: bool,
 }
 
 impl Grants {
@@ -103,6 +131,11 @@ impl Grants {
         log: true,
         config: true,
         tokenizer: true,
+        metrics: true,
+        kv: true,
+        clock: true,
+        random: true,
+        model: true,
     };
 
     /// The default and `imports` on top.
@@ -113,6 +146,11 @@ impl Grants {
                 Import::Log => grants.log = true,
                 Import::Config => grants.config = true,
                 Import::Tokenizer => grants.tokenizer = true,
+                Import::Metrics => grants.metrics = true,
+                Import::Kv => grants.kv = true,
+                Import::Clock => grants.clock = true,
+                Import::Random => grants.random = true,
+                Import::Model => grants.model = true,
             }
         }
         grants
@@ -124,6 +162,11 @@ impl Grants {
             Import::Log => self.log,
             Import::Config => self.config,
             Import::Tokenizer => self.tokenizer,
+            Import::Metrics => self.metrics,
+            Import::Kv => self.kv,
+            Import::Clock => self.clock,
+            Import::Random => self.random,
+            Import::Model => self.model,
         }
     }
 }
@@ -134,6 +177,11 @@ impl Default for Grants {
             log: false,
             config: true,
             tokenizer: false,
+            metrics: false,
+            kv: false,
+            clock: false,
+            random: false,
+            model: false,
         }
     }
 }

@@ -10,11 +10,11 @@ use crate::bindings::{Indices, SERVED};
 use crate::error::LoadError;
 use crate::guest::{Failure, Guest};
 use crate::inspect::inspect;
-use crate::limits::Limits;
+use crate::limits::{Grants, Limits};
 use crate::plugin::{Artifact, Import, Plugin, PluginId, Stage};
 use crate::runtime::Shared;
-use crate::services::{CallObserver, GuestCall, Services, TokenCounter};
-use crate::state::Profile;
+use crate::services::{Services, TokenCounter};
+use crate::state::{Profile, RequestScope};
 
 const PACKAGE: &str = "gapura:plugin/";
 /// Every 0.1 release serves every 0.1 plugin: releases only add interfaces.
@@ -29,7 +29,6 @@ const WASI: [&str; 6] = [
     "wasi:filesystem/",
     "wasi:sockets/",
 ];
-const STAGES: [Stage; 3] = [Stage::Validate, Stage::Render, Stage::Respond];
 
 pub(crate) fn load(shared: &Arc<Shared>, name: &str, wasm: &[u8]) -> Result<Plugin, LoadError> {
     check_name(name)?;
@@ -151,7 +150,7 @@ fn stages(shared: &Shared, component: &Component) -> Result<Vec<Stage>, LoadErro
             continue;
         };
         let interface = served(export, item)?;
-        match STAGES
+        match Stage::ALL
             .into_iter()
             .find(|stage| stage.interface() == interface)
         {
@@ -209,13 +208,12 @@ fn probe(artifact: &Artifact, name: &str) -> Result<(), LoadError> {
             digest: artifact.digest.clone(),
         },
         route: "".into(),
+        index: 0,
+        grants: Grants::default(),
         settings: "{}".into(),
         limits,
     });
-    let services = Services {
-        tokens: Arc::new(Nothing),
-        observer: Arc::new(Nothing),
-    };
+    let request = RequestScope::new(Services::detached(Arc::new(Nothing)));
     let stage = artifact.indices.stages()[0];
     // A thread of its own, since the caller's may already belong to an async runtime, where
     // blocking on another is a panic.
@@ -228,7 +226,7 @@ fn probe(artifact: &Artifact, name: &str) -> Result<(), LoadError> {
                 return (Ok(()), None);
             };
             runtime.block_on(async {
-                match Guest::start(artifact, &profile, &services, "", stage).await {
+                match Guest::start(artifact, &profile, &request, "", stage).await {
                     Ok(mut guest) => (Ok(()), guest.check_types(artifact).err()),
                     Err(failure) => (Err(failure), None),
                 }
@@ -250,17 +248,13 @@ fn probe(artifact: &Artifact, name: &str) -> Result<(), LoadError> {
     }
 }
 
-/// Services of a probe, where nothing is counted.
+/// The tokenizer of a probe.
 struct Nothing;
 
 impl TokenCounter for Nothing {
     fn count(&self, _text: &str) -> u32 {
         0
     }
-}
-
-impl CallObserver for Nothing {
-    fn observe(&self, _call: &GuestCall<'_>) {}
 }
 
 fn hex(bytes: &[u8]) -> String {

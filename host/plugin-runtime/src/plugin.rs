@@ -19,15 +19,21 @@ pub enum Stage {
     Render,
     /// `response-processing`: works on answers.
     Respond,
+    /// `completion-observer`: hears how answers ended.
+    Observe,
 }
 
 impl Stage {
+    /// Every stage, in the order of the pipeline.
+    pub const ALL: [Self; 4] = [Self::Validate, Self::Render, Self::Respond, Self::Observe];
+
     /// The stage as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Validate => "validate",
             Self::Render => "render",
             Self::Respond => "respond",
+            Self::Observe => "observe",
         }
     }
 
@@ -37,6 +43,7 @@ impl Stage {
             Self::Validate => "request-validation",
             Self::Render => "prompt-template",
             Self::Respond => "response-processing",
+            Self::Observe => "completion-observer",
         }
     }
 }
@@ -56,11 +63,30 @@ pub enum Import {
     Config,
     /// Counting tokens.
     Tokenizer,
+    /// Numbers in the host's metrics.
+    Metrics,
+    /// Values that outlive a request.
+    Kv,
+    /// The time.
+    Clock,
+    /// Random numbers.
+    Random,
+    /// Questions to the loaded model.
+    Model,
 }
 
 impl Import {
     /// Every import.
-    pub const ALL: [Self; 3] = [Self::Log, Self::Config, Self::Tokenizer];
+    pub const ALL: [Self; 8] = [
+        Self::Log,
+        Self::Config,
+        Self::Tokenizer,
+        Self::Metrics,
+        Self::Kv,
+        Self::Clock,
+        Self::Random,
+        Self::Model,
+    ];
 
     /// The interface's name in the contract, which is also its name in a route's `grants`.
     pub fn as_str(self) -> &'static str {
@@ -68,6 +94,11 @@ impl Import {
             Self::Log => "log",
             Self::Config => "config",
             Self::Tokenizer => "tokenizer",
+            Self::Metrics => "metrics",
+            Self::Kv => "kv",
+            Self::Clock => "clock",
+            Self::Random => "random",
+            Self::Model => "model",
         }
     }
 }
@@ -87,7 +118,10 @@ impl FromStr for Import {
         Self::ALL
             .into_iter()
             .find(|import| import.as_str() == name)
-            .ok_or_else(|| format!("no import {name:?}: there are log, config and tokenizer"))
+            .ok_or_else(|| {
+                let all = Self::ALL.map(Self::as_str).join(", ");
+                format!("no import {name:?}: there are {all}")
+            })
     }
 }
 
@@ -192,6 +226,12 @@ impl Plugin {
     /// The contract's imports that it uses, each to be granted by the route.
     pub fn imports(&self) -> &[Import] {
         &self.0.artifact.imports
+    }
+
+    /// Those of its imports that a binding has to grant: all but its own settings.
+    pub fn grants_needed(&self) -> impl Iterator<Item = Import> {
+        let imports = self.imports().iter().copied();
+        imports.filter(|import| *import != Import::Config)
     }
 
     /// Whether it imports WASI, which it gets empty: no files, environment, sockets or stdio.

@@ -10,7 +10,7 @@ use crate::guest::{Failure, Guest, Processor};
 use crate::held::Held;
 use crate::plugin::Stage;
 use crate::run::survive;
-use crate::services::Services;
+use crate::state::RequestScope;
 use crate::types::{AnswerContext, Delta, FinishReason, Output};
 
 /// Runs the processors of one answer. Owns its instances; one per choice, each may live on a task
@@ -50,7 +50,7 @@ struct Flow {
 impl Responder {
     pub(crate) async fn new(
         chain: &Chain,
-        services: &Services,
+        scope: &Arc<RequestScope>,
         context: &AnswerContext,
     ) -> Result<Self, ChainFailure> {
         let bound: Vec<_> = chain
@@ -82,7 +82,7 @@ impl Responder {
         };
         let mut links = Vec::with_capacity(bound.len());
         for bound in bound {
-            match processor(bound, services, context).await {
+            match processor(bound, scope, context).await {
                 Ok(processor) => links.push(Link {
                     bound: Arc::clone(bound),
                     processor: Some(processor),
@@ -267,12 +267,12 @@ enum Pushed {
 
 async fn processor(
     bound: &Bound,
-    services: &Services,
+    scope: &Arc<RequestScope>,
     context: &AnswerContext,
 ) -> Result<Processor, Failure> {
     let artifact = bound.binding.plugin.artifact();
     let (profile, request_id) = (&bound.profile, &context.request_id);
-    Guest::start(artifact, profile, services, request_id, Stage::Respond)
+    Guest::start(artifact, profile, scope, request_id, Stage::Respond)
         .await?
         .processor(artifact, context)
         .await

@@ -13,6 +13,7 @@ use crate::limits::FailurePolicy;
 use crate::plugin::{PluginId, Stage};
 use crate::responder::Responder;
 use crate::services::Services;
+use crate::state::RequestScope;
 use crate::types::{AnswerContext, Chat, FinishReason, Prompt, Refusal, Verdict};
 
 /// What the validators of a chain made of a request.
@@ -67,7 +68,7 @@ pub enum Rendered {
 /// instances.
 pub struct Run {
     chain: Arc<Chain>,
-    services: Services,
+    scope: Arc<RequestScope>,
     /// The renderer's instance, where it has validated already.
     renderer: Option<Guest>,
     /// Room for this run's instances. Last, since it must be given back after them.
@@ -78,7 +79,7 @@ impl Run {
     pub(crate) fn new(chain: Arc<Chain>, services: Services) -> Self {
         Self {
             chain,
-            services,
+            scope: RequestScope::new(services),
             renderer: None,
             room: None,
         }
@@ -170,8 +171,8 @@ impl Run {
         context: AnswerContext,
     ) -> impl Future<Output = Result<Responder, ChainFailure>> + Send + use<> {
         let chain = Arc::clone(&self.chain);
-        let services = self.services.clone();
-        async move { Responder::new(&chain, &services, &context).await }
+        let scope = Arc::clone(&self.scope);
+        async move { Responder::new(&chain, &scope, &context).await }
     }
 
     async fn judge(
@@ -186,7 +187,7 @@ impl Run {
         let mut guest = Guest::start(
             artifact,
             &bound.profile,
-            &self.services,
+            &self.scope,
             &chat.request_id,
             Stage::Validate,
         )
@@ -209,7 +210,7 @@ impl Run {
             None => {
                 self.make_room(bound).await?;
                 let (profile, request_id) = (&bound.profile, &chat.request_id);
-                Guest::start(artifact, profile, &self.services, request_id, Stage::Render).await?
+                Guest::start(artifact, profile, &self.scope, request_id, Stage::Render).await?
             }
         };
         guest

@@ -51,6 +51,9 @@ pub struct RuntimeConfig {
     /// Guests get up to a quarter slower; needed under `ulimit -v` or strict overcommit.
     /// Default false.
     pub small_reservations: bool,
+    /// Counts what guests execute ([`GuestCall::fuel`](crate::GuestCall::fuel)), which makes them a
+    /// fifth to a quarter slower: for tests. Default false.
+    pub count_fuel: bool,
 }
 
 impl Default for RuntimeConfig {
@@ -63,6 +66,7 @@ impl Default for RuntimeConfig {
             stack_bytes: 512 << 10,
             instance_wait: Duration::from_secs(5),
             small_reservations: false,
+            count_fuel: false,
         }
     }
 }
@@ -83,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) probing: Mutex<()>,
     pub(crate) max_component_bytes: u64,
     pub(crate) max_memory_bytes: u64,
+    pub(crate) counts_fuel: bool,
     slots: Arc<Semaphore>,
     max_instances: u32,
     instance_wait: Duration,
@@ -119,6 +124,7 @@ impl PluginRuntime {
             probing: Mutex::new(()),
             max_component_bytes: config.max_component_bytes,
             max_memory_bytes: config.max_memory_bytes,
+            counts_fuel: config.count_fuel,
             slots: Arc::new(Semaphore::new(config.max_instances as usize)),
             max_instances: config.max_instances,
             instance_wait: config.instance_wait,
@@ -237,6 +243,7 @@ fn base(config: &RuntimeConfig) -> Config {
     let stack_bytes = config.stack_bytes as usize;
     let mut base = Config::new();
     base.epoch_interruption(true)
+        .consume_fuel(config.count_fuel)
         .concurrency_support(false)
         .max_wasm_stack(stack_bytes)
         .async_stack_size(stack_bytes + HOST_STACK_BYTES);

@@ -3,14 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::{Clock, SystemClock};
 use crate::error::FailureKind;
+use crate::kv::Kv;
+use crate::model::{Model, ModelError, NoModel};
 use crate::plugin::{PluginId, Stage};
+use crate::random::{Random, SystemRandom};
 
 /// The loaded model's tokenizer, as far as plugins see it.
 pub trait TokenCounter: Send + Sync {
     /// How many tokens `text` is, special tokens off. Runs on the thread of the guest call and is
     /// charged to the guest's time.
     fn count(&self, text: &str) -> u32;
+}
+
+/// Takes the numbers that plugins count and measure. Names and values are the guest's own: an
+/// implementation bounds them as the contract says, and counts what it drops.
+pub trait PluginValues: Send + Sync {
+    /// Adds `by` to the counter `name` of `plugin` on `route`.
+    fn add(&self, plugin: &PluginId, route: &str, name: &str, by: u64);
+
+    /// Puts `value` into the histogram `name`.
+    fn observe(&self, plugin: &PluginId, route: &str, name: &str, value: f64);
 }
 
 /// Hears of every guest call: the ledger, metrics, tests.
@@ -28,7 +42,8 @@ pub struct GuestCall<'a> {
     pub route: &'a str,
     /// The stage.
     pub stage: Stage,
-    /// The function: `instantiate`, `validate`, `render`, `processor`, `push` or `finish`.
+    /// The function: `instantiate`, `validate`, `render`, `processor`, `push`, `finish` or
+    /// `completed`.
     pub function: &'static str,
     /// How it ended.
     pub outcome: Outcome,
@@ -36,6 +51,10 @@ pub struct GuestCall<'a> {
     pub duration: Duration,
     /// The most linear memory that the instance has had so far.
     pub memory_bytes: u64,
+    /// What the guest executed, in wasmtime's fuel (about one per instruction), where
+    /// [`RuntimeConfig::count_fuel`](crate::RuntimeConfig::count_fuel) is set. The same work of the
+    /// same component is always the same fuel.
+    pub fuel: Option<u64>,
 }
 
 /// How a guest call ended.
@@ -67,4 +86,43 @@ pub struct Services {
     pub tokens: Arc<dyn TokenCounter>,
     /// Hears of every guest call.
     pub observer: Arc<dyn CallObserver>,
+    /// Takes the numbers of guests.
+    pub values: Arc<dyn PluginValues>,
+    /// Keeps what guests remember; one for the whole process.
+    pub kv: Arc<Kv>,
+    /// Tells guests the time, and what they remember when it is over.
+    pub clock: Arc<dyn Clock>,
+    /// Makes random numbers for guests.
+    pub random: Arc<dyn Random>,
+    /// Answers the questions of guests.
+    pub model: Arc<dyn Model>,
+}
+
+impl Services {
+    /// For a chain that is run for its own sake: the machine's time and random numbers, a memory
+    /// of its own, no model, and nobody who hears of its calls and numbers.
+    pub fn detached(tokens: Arc<dyn TokenCounter>) -> Self {
+        let no_request = ModelError::Failed("there is no request to ask for".to_owned());
+        Self {
+            tokens,
+            observer: Arc::new(Nobody),
+            values: Arc::new(Nobody),
+            kv: Arc::default(),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            model: Arc::new(NoModel(no_request)),
+        }
+    }
+}
+
+struct Nobody;
+
+impl CallObserver for Nobody {
+    fn observe(&self, _call: &GuestCall<'_>) {}
+}
+
+impl PluginValues for Nobody {
+    fn add(&self, _plugin: &PluginId, _route: &str, _name: &str, _by: u64) {}
+
+    fn observe(&self, _plugin: &PluginId, _route: &str, _name: &str, _value: f64) {}
 }

@@ -1,35 +1,49 @@
 //! What a store carries: the limits of one instance, what it imports, and an empty WASI.
 
+mod imports;
+mod wasi;
+
 use std::sync::Arc;
 
-use tracing::{debug, error, info, warn};
 use wasmtime::ResourceLimiter;
-use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use crate::bindings::{config, log, tokenizer, types};
 use crate::budget::Budget;
-use crate::limits::Limits;
+use crate::kv::Store;
+use crate::limits::{Grants, Limits};
+use crate::model::Spent;
 use crate::plugin::PluginId;
-use crate::services::TokenCounter;
+use crate::services::Services;
 
-/// Longest log line in bytes, as the contract says.
-const LOG_LINE_BYTES: usize = 4 << 10;
 /// How many calls' worth of log lines an instance gets.
 const LOG_CALLS: u64 = 16;
-/// Most bytes of one WASI random read.
-const WASI_RANDOM_BYTES: u64 = 64 << 10;
-/// Most WASI resources (streams, pollables) alive in one instance.
-const WASI_RESOURCES: usize = 256;
 
 /// What is the same for every instance of a binding.
 #[derive(Debug)]
 pub(crate) struct Profile {
     pub(crate) id: PluginId,
     pub(crate) route: Arc<str>,
+    /// Its place in the chain.
+    pub(crate) index: usize,
+    pub(crate) grants: Grants,
     /// The settings as JSON text, as `config.get` answers them.
     pub(crate) settings: Arc<str>,
     pub(crate) limits: Limits,
+}
+
+/// What is the same for every instance of a request.
+pub(crate) struct RequestScope {
+    pub(crate) services: Services,
+    /// What its guests have asked the model.
+    pub(crate) spent: Spent,
+}
+
+impl RequestScope {
+    pub(crate) fn new(services: Services) -> Arc<Self> {
+        Arc::new(Self {
+            services,
+            spent: Spent::default(),
+        })
+    }
 }
 
 /// The host stops a guest. Raised as a trap, found again by type.
@@ -48,6 +62,8 @@ pub(crate) enum Abort {
     Table { wanted: usize, limit: u64 },
     #[error("more than {limit} calls of imports")]
     HostCalls { limit: u64 },
+    #[error("asked for {wanted} random bytes, {limit} are the most of a call")]
+    RandomBytes { wanted: u32, limit: u32 },
 }
 
 /// The data of one store.
@@ -60,25 +76,20 @@ pub(crate) struct GuestState {
     pub(crate) last_error: Option<String>,
     /// Lines dropped since the last call began.
     pub(crate) lines_dropped: u64,
+    /// Every call is given fuel, and tells what it used.
+    pub(crate) counts_fuel: bool,
     request_id: String,
-    tokens: Arc<dyn TokenCounter>,
+    request: Arc<RequestScope>,
+    /// Looked up at the first use.
+    kv: Option<Arc<Store>>,
     host_calls_left: u64,
     lines_left_of_call: u64,
     lines_left: u64,
-    wasi: Option<Box<Wasi>>,
-}
-
-struct Wasi {
-    context: WasiCtx,
-    table: ResourceTable,
+    wasi: Option<Box<wasi::Wasi>>,
 }
 
 impl GuestState {
-    pub(crate) fn new(
-        profile: Arc<Profile>,
-        request_id: &str,
-        tokens: Arc<dyn TokenCounter>,
-    ) -> Self {
+    pub(crate) fn new(profile: Arc<Profile>, request_id: &str, request: Arc<RequestScope>) -> Self {
         let limiter = Limiter {
             limits: profile.limits.clone(),
             peak_bytes: 0,
@@ -90,8 +101,10 @@ impl GuestState {
             limiter,
             last_error: None,
             lines_dropped: 0,
+            counts_fuel: false,
             request_id: request_id.to_owned(),
-            tokens,
+            request,
+            kv: None,
             host_calls_left: 0,
             lines_left_of_call: 0,
             lines_left,
@@ -117,73 +130,6 @@ impl GuestState {
                 limit: self.profile.limits.host_calls,
             }
             .into()),
-        }
-    }
-}
-
-impl types::Host for GuestState {}
-
-impl log::Host for GuestState {
-    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
-        self.count_host_call()?;
-        let message = one_line(&message);
-        if level == log::Level::Error {
-            self.last_error = Some(message.clone());
-        }
-        if self.lines_left_of_call == 0 || self.lines_left == 0 {
-            self.lines_dropped += 1;
-            return Ok(());
-        }
-        self.lines_left_of_call -= 1;
-        self.lines_left -= 1;
-        let PluginId {
-            name: plugin,
-            version,
-            ..
-        } = &self.profile.id;
-        let (route, request_id) = (&*self.profile.route, &*self.request_id);
-        match level {
-            log::Level::Debug => debug!(plugin, version, route, request_id, "{message}"),
-            log::Level::Info => info!(plugin, version, route, request_id, "{message}"),
-            log::Level::Warn => warn!(plugin, version, route, request_id, "{message}"),
-            log::Level::Error => error!(plugin, version, route, request_id, "{message}"),
-        }
-        Ok(())
-    }
-}
-
-impl config::Host for GuestState {
-    fn get(&mut self) -> wasmtime::Result<String> {
-        self.count_host_call()?;
-        Ok(self.profile.settings.to_string())
-    }
-}
-
-impl tokenizer::Host for GuestState {
-    fn count(&mut self, text: String) -> wasmtime::Result<u32> {
-        self.count_host_call()?;
-        Ok(self.tokens.count(&text))
-    }
-}
-
-/// No files, no environment, no arguments, no sockets, no stdio. Made when first used: most
-/// plugins never do, some only at their first hash map.
-impl WasiView for GuestState {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        let wasi = self.wasi.get_or_insert_with(|| {
-            let mut table = ResourceTable::new();
-            table.set_max_capacity(WASI_RESOURCES);
-            let context = WasiCtx::builder()
-                .allow_tcp(false)
-                .allow_udp(false)
-                .allow_ip_name_lookup(false)
-                .max_random_size(WASI_RANDOM_BYTES)
-                .build();
-            Box::new(Wasi { context, table })
-        });
-        WasiCtxView {
-            ctx: &mut wasi.context,
-            table: &mut wasi.table,
         }
     }
 }
@@ -240,44 +186,5 @@ impl ResourceLimiter for Limiter {
 
     fn memories(&self) -> usize {
         4
-    }
-}
-
-/// The line that a guest's message becomes: cut, and unable to forge another line.
-fn one_line(message: &str) -> String {
-    let mut end = message.len().min(LOG_LINE_BYTES);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    let cut = &message[..end];
-    if !cut.contains(char::is_control) {
-        return cut.to_owned();
-    }
-    let mut line = String::with_capacity(cut.len() + 16);
-    for c in cut.chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_stays_one_line_of_bounded_length() {
-        assert_eq!(
-            one_line("a\nWARN forged\x1b[2J"),
-            "a\\nWARN forged\\u{1b}[2J"
-        );
-        assert_eq!(one_line(&"é".repeat(4096)).len(), LOG_LINE_BYTES);
-        assert_eq!(
-            one_line(&format!("x{}", "é".repeat(4096))).len(),
-            LOG_LINE_BYTES - 1
-        );
     }
 }

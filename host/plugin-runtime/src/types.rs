@@ -1,6 +1,8 @@
 //! The contract's types as plain Rust: what the gateway sees of `wit/`. The generated
 //! bindings stay inside [`bindings`](crate::bindings).
 
+use std::time::Duration;
+
 /// Who speaks in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -187,6 +189,8 @@ pub struct AnswerContext {
     pub stream: bool,
     /// Which of the request's `n` answers this is, from 0.
     pub choice: u32,
+    /// The client's `metadata`, `user` and unknown fields as one JSON object.
+    pub extra: String,
 }
 
 /// The next piece of an answer.
@@ -212,4 +216,36 @@ pub enum Output {
         /// The last text for the client.
         text: String,
     },
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Completion {
+    /// With an answer.
+    Finished(FinishReason),
+    /// The client left before the end.
+    Cancelled,
+    /// With an error; its code.
+    Failed(String),
+}
+
+/// What an answer took, for observers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The answer.
+    pub answer: AnswerContext,
+    /// How it ended.
+    pub completion: Completion,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Those of them that the prefix cache had.
+    pub cached_tokens: u32,
+    /// Tokens of the answer.
+    pub completion_tokens: u32,
+    /// Until the first step of the engine.
+    pub queue: Duration,
+    /// From there to the first token.
+    pub prefill: Duration,
+    /// From there to the last.
+    pub decode: Duration,
 }

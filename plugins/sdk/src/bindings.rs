@@ -39,6 +39,11 @@ pub mod template {
             "gapura:plugin/log@0.1.0": crate::bindings::validator::gapura::plugin::log,
             "gapura:plugin/config@0.1.0": crate::bindings::validator::gapura::plugin::config,
             "gapura:plugin/tokenizer@0.1.0": crate::bindings::validator::gapura::plugin::tokenizer,
+            "gapura:plugin/metrics@0.1.0": crate::bindings::validator::gapura::plugin::metrics,
+            "gapura:plugin/kv@0.1.0": crate::bindings::validator::gapura::plugin::kv,
+            "gapura:plugin/clock@0.1.0": crate::bindings::validator::gapura::plugin::clock,
+            "gapura:plugin/random@0.1.0": crate::bindings::validator::gapura::plugin::random,
+            "gapura:plugin/model@0.1.0": crate::bindings::validator::gapura::plugin::model,
         },
     });
 }
@@ -57,21 +62,54 @@ pub mod responder {
             "gapura:plugin/log@0.1.0": crate::bindings::validator::gapura::plugin::log,
             "gapura:plugin/config@0.1.0": crate::bindings::validator::gapura::plugin::config,
             "gapura:plugin/tokenizer@0.1.0": crate::bindings::validator::gapura::plugin::tokenizer,
+            "gapura:plugin/metrics@0.1.0": crate::bindings::validator::gapura::plugin::metrics,
+            "gapura:plugin/kv@0.1.0": crate::bindings::validator::gapura::plugin::kv,
+            "gapura:plugin/clock@0.1.0": crate::bindings::validator::gapura::plugin::clock,
+            "gapura:plugin/random@0.1.0": crate::bindings::validator::gapura::plugin::random,
+            "gapura:plugin/model@0.1.0": crate::bindings::validator::gapura::plugin::model,
         },
     });
 }
 
+/// World `observer`.
+pub mod observer {
+    wit_bindgen::generate!({
+        path: "wit",
+        world: "gapura:plugin/observer",
+        additional_derives: [PartialEq],
+        pub_export_macro: true,
+        export_macro_name: "export_observer",
+        default_bindings_module: "gapura_plugin_sdk::__private::observer",
+        with: {
+            "gapura:plugin/types@0.1.0": crate::bindings::validator::gapura::plugin::types,
+            "gapura:plugin/log@0.1.0": crate::bindings::validator::gapura::plugin::log,
+            "gapura:plugin/config@0.1.0": crate::bindings::validator::gapura::plugin::config,
+            "gapura:plugin/tokenizer@0.1.0": crate::bindings::validator::gapura::plugin::tokenizer,
+            "gapura:plugin/metrics@0.1.0": crate::bindings::validator::gapura::plugin::metrics,
+            "gapura:plugin/kv@0.1.0": crate::bindings::validator::gapura::plugin::kv,
+            "gapura:plugin/clock@0.1.0": crate::bindings::validator::gapura::plugin::clock,
+            "gapura:plugin/random@0.1.0": crate::bindings::validator::gapura::plugin::random,
+            "gapura:plugin/model@0.1.0": crate::bindings::validator::gapura::plugin::model,
+        },
+    });
+}
+
+pub use observer::exports::gapura::plugin::completion_observer::{
+    Guest as ObserverGuest, Outcome, Summary,
+};
 pub use responder::exports::gapura::plugin::response_processing::{
     Action, Context, Cut, Delta, Guest as ResponderGuest, GuestProcessor,
 };
 pub use template::exports::gapura::plugin::prompt_template::{
-    Grammar, Guest as TemplateGuest, Prompt, Segment,
+    Guest as TemplateGuest, Prompt, Segment,
 };
 pub use validator::exports::gapura::plugin::request_validation::{
     Amendment, Guest as ValidatorGuest, Reply, Verdict,
 };
+pub use validator::gapura::plugin::kv::KvError;
+pub use validator::gapura::plugin::model::{ModelAnswer, ModelError, Question};
 pub use validator::gapura::plugin::types::{
-    Chat, Failure, FinishReason, Message, Refusal, Role, Sampling, ToolCall,
+    Chat, Failure, FinishReason, Grammar, Message, Refusal, Role, Sampling, ToolCall,
 };
 #[cfg(target_arch = "wasm32")]
-pub use validator::gapura::plugin::{config, log, tokenizer};
+pub use validator::gapura::plugin::{clock, config, kv, log, metrics, model, random, tokenizer};

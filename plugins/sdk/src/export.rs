@@ -5,16 +5,17 @@ use core::cell::RefCell;
 use core::marker::PhantomData;
 
 use crate::bindings::{
-    Action, Chat, Context, Delta, Failure, FinishReason, GuestProcessor, Prompt, Refusal,
-    ResponderGuest, TemplateGuest, ValidatorGuest, Verdict,
+    Action, Chat, Context, Delta, Failure, FinishReason, GuestProcessor, ObserverGuest, Prompt,
+    Refusal, ResponderGuest, Summary, TemplateGuest, ValidatorGuest, Verdict,
 };
 use crate::host::install_panic_hook;
-use crate::stage::{Responder, Template, Validator};
+use crate::stage::{Observer, Responder, Template, Validator};
 
 /// Exports a plugin's stages from the component, and its name and version.
 ///
 /// Each stage is named once, with the type that implements its trait: `validator:` a
-/// [`Validator`], `template:` a [`Template`], `responder:` a [`Responder`].
+/// [`Validator`], `template:` a [`Template`], `responder:` a [`Responder`], `observer:` an
+/// [`Observer`].
 ///
 /// ```
 /// # use gapura_plugin_sdk::*;
@@ -70,11 +71,17 @@ macro_rules! __export_stage {
             $crate::__check_or_export!(Exported, responder, export_responder);
         };
     };
+    (observer: $plugin:ty) => {
+        const _: () = {
+            type Exported = $crate::__private::ExportedObserver<$plugin>;
+            $crate::__check_or_export!(Exported, observer, export_observer);
+        };
+    };
     ($other:ident: $plugin:ty) => {
         compile_error!(concat!(
             "no stage `",
             stringify!($other),
-            "`: the stages are validator, template and responder"
+            "`: the stages are validator, template, responder and observer"
         ));
     };
 }
@@ -119,6 +126,9 @@ pub struct ExportedTemplate<T>(PhantomData<T>);
 /// Makes a [`Responder`] what the bindings export.
 pub struct ExportedResponder<T>(PhantomData<T>);
 
+/// Makes an [`Observer`] what the bindings export.
+pub struct ExportedObserver<T>(PhantomData<T>);
+
 impl<T: Validator> ExportedValidator<T> {
     /// Exists so that a native build checks the bound.
     #[expect(clippy::new_without_default, reason = "never made in a component")]
@@ -143,6 +153,14 @@ impl<T: Responder> ExportedResponder<T> {
     }
 }
 
+impl<T: Observer> ExportedObserver<T> {
+    /// Exists so that a native build checks the bound.
+    #[expect(clippy::new_without_default, reason = "never made in a component")]
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
 impl<T: Validator> ValidatorGuest for ExportedValidator<T> {
     fn validate(chat: Chat) -> Result<Verdict, Failure> {
         install_panic_hook();
@@ -154,6 +172,13 @@ impl<T: Template> TemplateGuest for ExportedTemplate<T> {
     fn render(chat: Chat) -> Result<Prompt, Refusal> {
         install_panic_hook();
         T::render(chat)
+    }
+}
+
+impl<T: Observer> ObserverGuest for ExportedObserver<T> {
+    fn completed(summary: Summary) {
+        install_panic_hook();
+        T::completed(summary);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A plugin is a WebAssembly component that the gateway runs at one or more stages of a
 //! request: [`Validator`] before the prompt is made, [`Template`] to make it, [`Responder`]
-//! on the answer. Implement the trait of each stage, name them in [`export!`], and build
+//! on the answer, [`Observer`] after it. Implement the trait of each stage, name them in [`export!`], and build
 //! with `gapura plugin build`:
 //!
 //! ```
@@ -25,13 +25,20 @@
 //! ```
 //!
 //! The same code is plain Rust in `cargo test` on any machine: the host's functions
-//! ([`settings`], [`log`], [`tokenizer`]) have stand-ins there, which [`testing`] sets.
+//! ([`settings`], [`log`], [`tokenizer`], [`metrics`], [`kv`], [`clock`], [`random`], [`model`])
+//! have stand-ins there, which [`testing`] sets. A component imports those that it calls and no
+//! other; its route grants them by name.
 //!
 //! The traits and types follow `wit/` word for word; [`settings`], [`HoldBack`] and the
 //! constructors are what this crate adds. A panic reaches the gateway's log with message
 //! and place, and counts as a failure of the plugin.
 
+pub mod clock;
+pub mod kv;
 pub mod log;
+pub mod metrics;
+pub mod model;
+pub mod random;
 pub mod tokenizer;
 
 mod bindings;
@@ -47,17 +54,19 @@ pub mod testing;
 mod verdict;
 
 pub use bindings::{
-    Action, Amendment, Chat, Context, Cut, Delta, Failure, FinishReason, Grammar, Message, Prompt,
-    Refusal, Reply, Role, Sampling, Segment, ToolCall, Verdict,
+    Action, Amendment, Chat, Context, Cut, Delta, Failure, FinishReason, Grammar, Message, Outcome,
+    Prompt, Refusal, Reply, Role, Sampling, Segment, Summary, ToolCall, Verdict,
 };
 pub use hold_back::{HoldBack, Matcher, Scan};
 pub use prompt::PromptBuilder;
 pub use settings::{settings, try_settings};
-pub use stage::{Responder, Template, Validator};
+pub use stage::{Observer, Responder, Template, Validator};
 
 /// What [`export!`] expands to; not for use by hand.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::bindings::{responder, template, validator};
-    pub use crate::export::{ExportedResponder, ExportedTemplate, ExportedValidator, name_section};
+    pub use crate::bindings::{observer, responder, template, validator};
+    pub use crate::export::{
+        ExportedObserver, ExportedResponder, ExportedTemplate, ExportedValidator, name_section,
+    };
 }

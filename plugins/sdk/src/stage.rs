@@ -1,7 +1,7 @@
 //! The traits that a plugin implements, one per stage.
 
 use crate::bindings::{
-    Action, Chat, Context, Delta, Failure, FinishReason, Prompt, Refusal, Verdict,
+    Action, Chat, Context, Delta, Failure, FinishReason, Prompt, Refusal, Summary, Verdict,
 };
 
 /// Judges a chat before it is rendered.
@@ -43,4 +43,28 @@ pub trait Responder: Sized + 'static {
         let _ = reason;
         Action::Hold
     }
+}
+
+/// Hears how answers ended. It runs after the client has its answer: nothing waits for it, and
+/// its failures are counted and no more.
+///
+/// ```
+/// use gapura_plugin_sdk::{Observer, Outcome, Summary, log};
+///
+/// struct Failures;
+///
+/// impl Observer for Failures {
+///     fn completed(summary: Summary) {
+///         if let Outcome::Failed(code) = summary.outcome {
+///             log::warn(format!("{} failed: {code}", summary.request_id));
+///         }
+///     }
+/// }
+///
+/// gapura_plugin_sdk::export!(observer: Failures);
+/// # fn main() {}
+/// ```
+pub trait Observer {
+    /// Called once for each answer of the engine.
+    fn completed(summary: Summary);
 }

@@ -12,27 +12,17 @@
 //! # assert_eq!(chat.messages[0].text(), "Halo!");
 //! ```
 
-use core::cell::RefCell;
+mod host;
+
+use core::time::Duration;
 
 use crate::log::Level;
-use crate::{Action, Chat, Context, Delta, FinishReason, Message, Responder, Sampling};
-
-/// The thread's stand-in host.
-struct Host {
-    settings: String,
-    log: Vec<(Level, String)>,
-    counter: fn(&str) -> u32,
-}
-
-thread_local! {
-    static HOST: RefCell<Host> = const {
-        RefCell::new(Host { settings: String::new(), log: Vec::new(), counter: count_words })
-    };
-}
-
-fn count_words(text: &str) -> u32 {
-    u32::try_from(text.split_whitespace().count()).unwrap_or(u32::MAX)
-}
+use crate::model::{ModelAnswer, ModelError, Question};
+use crate::{
+    Action, Chat, Context, Delta, FinishReason, Message, Outcome, Responder, Sampling, Summary,
+};
+use host::HOST;
+pub(crate) use host::*;
 
 /// Sets what the plugin reads as its settings: a JSON object.
 pub fn set_settings(json: &str) {
@@ -47,6 +37,75 @@ pub fn set_token_counter(counter: fn(&str) -> u32) {
 /// The lines logged since the last call.
 pub fn logged() -> Vec<(Level, String)> {
     HOST.with_borrow_mut(|host| core::mem::take(&mut host.log))
+}
+
+/// What was added to the counter `name` so far.
+pub fn counted(name: &str) -> u64 {
+    HOST.with_borrow(|host| host.counters.get(name).copied().unwrap_or(0))
+}
+
+/// What was put into the histogram `name` so far.
+pub fn observed(name: &str) -> Vec<f64> {
+    HOST.with_borrow(|host| host.histograms.get(name).cloned().unwrap_or_default())
+}
+
+/// Sets the time, as since 1970-01-01 00:00 UTC. It stands still but for [`advance`].
+pub fn set_time(since_1970: Duration) {
+    HOST.with_borrow_mut(|host| host.now = since_1970);
+}
+
+/// Lets `time` pass, for both clocks and for what [`kv`](crate::kv) keeps.
+pub fn advance(time: Duration) {
+    HOST.with_borrow_mut(|host| {
+        host.now += time;
+        host.monotonic += time;
+    });
+}
+
+/// Begins the random numbers of `seed`; a test begins with those of 0.
+pub fn set_seed(seed: u64) {
+    HOST.with_borrow_mut(|host| host.seed = seed);
+}
+
+/// The next question that has no answer yet gets this text.
+pub fn answer(text: &str) {
+    let completion_tokens = count_tokens(text);
+    answer_with(Ok(ModelAnswer {
+        text: text.to_owned(),
+        finish: FinishReason::Stop,
+        prompt_tokens: 0,
+        completion_tokens,
+    }));
+}
+
+/// The next question that has no answer yet ends like this.
+pub fn answer_with(result: Result<ModelAnswer, ModelError>) {
+    HOST.with_borrow_mut(|host| host.answers.push_back(result));
+}
+
+/// The questions asked since the last call.
+pub fn asked() -> Vec<Question> {
+    HOST.with_borrow_mut(|host| core::mem::take(&mut host.asked))
+}
+
+/// What an observer hears of a short answer that ended like this.
+pub fn summary(outcome: Outcome) -> Summary {
+    Summary {
+        request_id: "test-request".to_owned(),
+        route: "test-route".to_owned(),
+        model: "test-model".to_owned(),
+        tenant: None,
+        stream: false,
+        choice: 0,
+        outcome,
+        prompt_tokens: 12,
+        cached_tokens: 0,
+        completion_tokens: 3,
+        queue: 100,
+        prefill: 2000,
+        decode: 3000,
+        chain: vec!["test@0.0.0+000000".to_owned()],
+    }
 }
 
 /// A chat of these messages, as a client's plain request brings it.
@@ -73,6 +132,7 @@ pub fn respond<R: Responder>(deltas: &[&str]) -> (String, FinishReason) {
         tenant: None,
         stream: true,
         choice: 0,
+        extra: "{}".to_owned(),
     });
     let mut answer = String::new();
     let mut apply = |action| match action {
@@ -99,19 +159,4 @@ pub fn respond<R: Responder>(deltas: &[&str]) -> (String, FinishReason) {
     }
     let reason = apply(responder.finish(FinishReason::Stop)).unwrap_or(FinishReason::Stop);
     (answer, reason)
-}
-
-pub(crate) fn write_log(level: Level, message: &str) {
-    HOST.with_borrow_mut(|host| host.log.push((level, message.to_owned())));
-}
-
-pub(crate) fn settings_json() -> String {
-    HOST.with_borrow(|host| match host.settings.as_str() {
-        "" => "{}".to_owned(),
-        settings => settings.to_owned(),
-    })
-}
-
-pub(crate) fn count_tokens(text: &str) -> u32 {
-    HOST.with_borrow(|host| host.counter)(text)
 }

@@ -1,9 +1,12 @@
 //! `gapura plugin`: from an empty folder to a plugin that serves.
 
+mod bench;
 mod build;
 mod inspect;
+mod project;
 mod remote;
 mod scaffold;
+mod test;
 
 use clap::Subcommand;
 
@@ -21,6 +24,29 @@ pub(crate) enum PluginCommand {
   gapura plugin build
   gapura plugin build ~/plugins/shout --out plugins/")]
     Build(build::BuildArgs),
+    /// Run a plugin's golden cases, on the production runtime with everything else scripted.
+    #[command(after_help = "A case is a file cases/NAME.toml:
+  settings = { limit = 3 }
+  answer = [\"Halo\", \" lagi\"]        # what the model says, delta by delta
+  [request]                          # what the client sends
+  messages = [{ role = \"user\", content = \"Halo!\" }]
+  [expect]                           # what came of it, written by --update
+
+Examples:
+  gapura plugin test
+  gapura plugin test --update --only greeting
+  gapura plugin test persona.wasm --cases plugins/persona/cases")]
+    Test(test::TestArgs),
+    /// Measure what a plugin's calls cost, against a budget.
+    #[command(
+        after_help = "Medians are held against the budget; on a busy machine repeat it.
+
+Examples:
+  gapura plugin bench
+  gapura plugin bench persona.wasm --budget 50 --requests 10000
+  gapura plugin bench --json | jq .calls.push.p50_us"
+    )]
+    Bench(bench::BenchArgs),
     /// Put a component into a running server: checked first, then swapped at once.
     #[command(after_help = "Examples:
   gapura plugin push persona plugins/target/components/persona.wasm
@@ -44,6 +70,8 @@ impl PluginCommand {
         match self {
             Self::New(args) => args.run(),
             Self::Build(args) => args.run(),
+            Self::Test(args) => args.run(),
+            Self::Bench(args) => args.run(),
             Self::Push(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Inspect(args) => args.run(),

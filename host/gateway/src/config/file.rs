@@ -391,6 +391,8 @@ pub struct PluginLimitsSection {
     pub held_kib: Option<NonZeroU32>,
     /// Log lines per call; more are counted and dropped. Default 64.
     pub log_lines: Option<u32>,
+    /// KiB that the values kept by `kv` take, for each plugin of each route. Default 1024.
+    pub kv_kib: Option<NonZeroU32>,
 }
 
 /// `[[routes]]`: one way through the gateway.
@@ -442,6 +444,21 @@ pub struct BindingSection {
     /// What the plugin may use; goes before `[plugins.limits]`.
     #[serde(default)]
     pub limits: PluginLimitsSection,
+    /// What the plugin may ask the model, where `grants` has `model`.
+    #[serde(default)]
+    pub model: QuestionsSection,
+}
+
+/// `model` of a binding: the plugin's own questions to the loaded model.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuestionsSection {
+    /// Most questions in one request. Default 2.
+    pub questions: Option<NonZeroU32>,
+    /// Most tokens of all their answers together. Default 256.
+    pub tokens: Option<NonZeroU32>,
+    /// Seconds for one answer, within the request's own time. Default 10.
+    pub seconds: Option<NonZeroU32>,
 }
 
 fn default_grants() -> Vec<GrantName> {
@@ -458,6 +475,16 @@ pub enum GrantName {
     Config,
     /// Counting tokens.
     Tokenizer,
+    /// Numbers in `/metrics`.
+    Metrics,
+    /// Values that outlive a request.
+    Kv,
+    /// The time.
+    Clock,
+    /// Random numbers.
+    Random,
+    /// Questions to the loaded model.
+    Model,
 }
 
 impl GrantName {
@@ -467,6 +494,11 @@ impl GrantName {
             Self::Log => "log",
             Self::Config => "config",
             Self::Tokenizer => "tokenizer",
+            Self::Metrics => "metrics",
+            Self::Kv => "kv",
+            Self::Clock => "clock",
+            Self::Random => "random",
+            Self::Model => "model",
         }
     }
 }

@@ -12,9 +12,13 @@ use std::{
 use super::{
     AdminConfig, BindingConfig, Config, ConfigError, CudaConfig, Digest, Dtype, EngineConfig,
     FailurePolicyName, GrantName, KeyConfig, LogConfig, ModelConfig, Overrides, PluginLimits,
-    PluginsConfig, RouteConfig, SamplingDefaults, SamplingLimits, SamplingSection, ServerConfig,
+    PluginsConfig, QuestionLimits, RouteConfig, SamplingDefaults, SamplingLimits, SamplingSection,
+    ServerConfig,
     error::nearest,
-    file::{BindingSection, ConfigFile, PluginLimitsSection, RouteSection, ServerSection},
+    file::{
+        BindingSection, ConfigFile, PluginLimitsSection, QuestionsSection, RouteSection,
+        ServerSection,
+    },
     location::Document,
 };
 use crate::builtin;
@@ -386,6 +390,7 @@ pub(crate) const BASE_LIMITS: PluginLimits = PluginLimits {
     output_bytes: 1 << 20,
     held_bytes: 64 << 10,
     log_lines: 64,
+    kv_bytes: 1 << 20,
 };
 
 fn sampling_defaults(section: &SamplingSection, base: SamplingDefaults) -> SamplingDefaults {
@@ -415,6 +420,16 @@ fn plugin_limits(section: &PluginLimitsSection, base: PluginLimits) -> PluginLim
         output_bytes: scaled(section.output_kib, 1 << 10, base.output_bytes),
         held_bytes: scaled(section.held_kib, 1 << 10, base.held_bytes),
         log_lines: section.log_lines.unwrap_or(base.log_lines),
+        kv_bytes: scaled(section.kv_kib, 1 << 10, base.kv_bytes),
+    }
+}
+
+fn question_limits(section: &QuestionsSection) -> QuestionLimits {
+    let or = |value: Option<NonZeroU32>, base| value.map_or(base, NonZeroU32::get);
+    QuestionLimits {
+        questions: or(section.questions, 2),
+        tokens: or(section.tokens, 256),
+        within: Duration::from_secs(or(section.seconds, 10).into()),
     }
 }
 
@@ -457,6 +472,7 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
         on_failure: binding.on_failure,
         force_open: binding.force_open && binding.on_failure == Some(FailurePolicyName::Open),
         limits: plugin_limits(&binding.limits, limits),
+        questions: question_limits(&binding.model),
     }
 }
 
@@ -469,6 +485,7 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         on_failure: None,
         force_open: false,
         limits: PluginLimitsSection::default(),
+        model: QuestionsSection::default(),
     };
     RouteConfig {
         name: "default".to_owned(),

@@ -9,7 +9,8 @@ use super::ControlError;
 use crate::{
     builtin,
     config::{
-        BindingConfig, Config, FailurePolicyName, GrantName, PluginLimits, RouteConfig, nearest,
+        BindingConfig, Config, FailurePolicyName, GrantName, PluginLimits, QuestionLimits,
+        RouteConfig, nearest,
     },
     routing::{Route, RouteTable},
 };
@@ -60,12 +61,17 @@ fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
         GrantName::Log => Import::Log,
         GrantName::Config => Import::Config,
         GrantName::Tokenizer => Import::Tokenizer,
+        GrantName::Metrics => Import::Metrics,
+        GrantName::Kv => Import::Kv,
+        GrantName::Clock => Import::Clock,
+        GrantName::Random => Import::Random,
+        GrantName::Model => Import::Model,
     });
     Binding {
         plugin,
         settings: config.settings.clone(),
         grants: Grants::with(imports),
-        limits: limits(&config.limits),
+        limits: limits(&config.limits, config.questions),
         on_failure: match config.on_failure {
             Some(FailurePolicyName::Open) => FailurePolicy::Open,
             Some(FailurePolicyName::Closed) | None => FailurePolicy::Closed,
@@ -74,7 +80,7 @@ fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
     }
 }
 
-fn limits(config: &PluginLimits) -> Limits {
+fn limits(config: &PluginLimits, questions: QuestionLimits) -> Limits {
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Limits {
         memory_bytes: config.memory_bytes as u64,
@@ -83,6 +89,10 @@ fn limits(config: &PluginLimits) -> Limits {
         output_bytes: config.output_bytes as u64,
         held_bytes: config.held_bytes as u64,
         log_lines: u64::from(config.log_lines),
+        kv_bytes: config.kv_bytes as u64,
+        model_questions: questions.questions.into(),
+        model_tokens: questions.tokens.into(),
+        model_ms: millis(questions.within),
         ..Limits::default()
     }
 }

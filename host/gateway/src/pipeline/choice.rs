@@ -14,6 +14,7 @@ use gapura_plugin_runtime::{AnswerContext, Delta, FinishReason, Output, Responde
 use crate::error::ApiError;
 use crate::pipeline::call::Deadline;
 use crate::pipeline::judge::Reply;
+use crate::pipeline::observation::{Report, Reporter};
 use crate::pipeline::plan::Plan;
 use crate::pipeline::scores::Scores;
 use crate::state::LoadedModel;
@@ -66,6 +67,8 @@ pub struct Choice {
     detokenization: Duration,
     submitted: Instant,
     first_token: Option<Instant>,
+    /// What observers will hear of it.
+    report: Option<Report>,
 }
 
 /// Where the text comes from.
@@ -88,6 +91,7 @@ pub(super) async fn submit(
     context: &AnswerContext,
     plan: &Plan,
     deadline: Deadline,
+    reporter: Option<Reporter>,
 ) -> Result<Vec<Choice>, ApiError> {
     let mut choices = Vec::new();
     for index in 0..plan.num_choices {
@@ -104,7 +108,20 @@ pub(super) async fn submit(
         choices.push(choice);
     }
     for (index, choice) in (0..).zip(&mut choices) {
-        choice.source = Source::Model(model.engine.submit(plan.request(index))?);
+        let submitted = model.engine.submit(plan.request(index));
+        choice.source = Source::Model(submitted.map_err(|error| {
+            let error = ApiError::from(error);
+            if let Some(reporter) = &reporter {
+                reporter.failed(&error);
+            }
+            error
+        })?);
+        choice.report = reporter.as_ref().map(|reporter| {
+            reporter.report(AnswerContext {
+                choice: index,
+                ..context.clone()
+            })
+        });
     }
     Ok(choices)
 }
@@ -155,6 +172,7 @@ impl Choice {
             detokenization: Duration::ZERO,
             submitted: Instant::now(),
             first_token: None,
+            report: None,
         }
     }
 
@@ -170,6 +188,9 @@ impl Choice {
             let deadline = self.deadline;
             if let Err(error) = deadline.hold(self.advance()).await {
                 self.source = Source::Ended;
+                if let Some(report) = &mut self.report {
+                    report.failed(&error);
+                }
                 return Some(Err(error));
             }
         }
@@ -323,10 +344,22 @@ impl Choice {
     /// Dropping the engine's stream frees the sequence at the next step.
     fn end(&mut self, finish: FinishReason) {
         self.source = Source::Ended;
+        if let Some(report) = &mut self.report {
+            report.finished(finish);
+        }
         self.ready.push_back(Piece::End(End {
             finish,
             usage: self.usage,
             detokenization: self.detokenization,
         }));
+    }
+}
+
+/// However it ended: a client may have left.
+impl Drop for Choice {
+    fn drop(&mut self) {
+        if let Some(report) = &mut self.report {
+            report.used(self.usage);
+        }
     }
 }

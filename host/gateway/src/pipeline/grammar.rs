@@ -58,7 +58,7 @@ fn busy(error: &GrammarError) -> ApiError {
         .with_code("overloaded")
 }
 
-fn source(grammar: plugin::Grammar) -> GrammarSource {
+pub(super) fn source(grammar: plugin::Grammar) -> GrammarSource {
     match grammar {
         plugin::Grammar::JsonSchema(text) => GrammarSource::JsonSchema(text),
         plugin::Grammar::Regex(text) => GrammarSource::Regex(text),
@@ -82,7 +82,9 @@ fn satisfies(imposed: &GrammarSource, asked: &GrammarSource) -> bool {
     }
 }
 
-async fn compile(
+/// # Errors
+/// 500 where the compiler has a defect.
+pub(super) async fn compile(
     model: &LoadedModel,
     source: GrammarSource,
 ) -> Result<Result<Grammar, GrammarError>, ApiError> {

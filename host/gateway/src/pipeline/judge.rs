@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use gapura_plugin_runtime::{AnswerContext, Chat, FinishReason, Run, Services, Validated};
+use gapura_plugin_runtime::{AnswerContext, Chat, FinishReason, Run, Validated};
 
 use crate::error::ApiError;
+use crate::pipeline::services::Lender;
 use crate::routing::Route;
-use crate::state::AppState;
 
 /// Most times that a request changes its route.
 const MAX_REROUTES: usize = 1;
@@ -36,15 +36,14 @@ pub(super) struct Reply {
 /// # Errors
 /// A refusal, a failure, or a second change of route.
 pub(super) async fn judge(
-    state: &AppState,
+    lender: &Lender<'_>,
     mut route: Arc<Route>,
     mut chat: Chat,
-    services: Services,
 ) -> Result<Judged, ApiError> {
     for _ in 0..=MAX_REROUTES {
         chat.route.clone_from(&route.name);
         let context = context(&chat);
-        let mut run = route.chain.start(services.clone());
+        let mut run = route.chain.start(lender.services(&route, &chat));
         match run.validate(chat).await? {
             Validated::Continue(chat) => {
                 return Ok(Judged {
@@ -76,7 +75,7 @@ pub(super) async fn judge(
                 route: name,
                 plugin,
             } => {
-                let Some(next) = state.routes.load().by_name(&name).cloned() else {
+                let Some(next) = lender.state.routes.load().by_name(&name).cloned() else {
                     let problem = format!("named the route `{name}`, which does not exist");
                     return Err(ApiError::plugin(
                         &plugin.label(),
@@ -104,5 +103,6 @@ fn context(chat: &Chat) -> AnswerContext {
         tenant: chat.tenant.clone(),
         stream: chat.stream,
         choice: 0,
+        extra: chat.extra.clone(),
     }
 }

@@ -162,31 +162,41 @@ pub(super) struct Ids {
     pub(super) num_prefix: usize,
 }
 
-/// The tokens of `segments`, or the name of a control token that the model does not have.
+/// [`ids`] whose time counts as the request's.
 async fn tokenize(
     model: &LoadedModel,
     segments: Vec<Segment>,
     record: &mut RequestRecord,
 ) -> Result<Result<Ids, String>, ApiError> {
     let started = Instant::now();
-    let num_bytes: usize = segments.iter().map(num_text_bytes).sum();
-    let ids = if num_bytes <= MAX_INLINE_BYTES {
-        encode(&model.tokenizer, &segments)
-    } else {
-        let turn = Arc::clone(&LONG_TEXTS).acquire_owned().await;
-        let tokenizer = model.tokenizer.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            // Held to the end: the work goes on when its client has left.
-            let _turn = turn;
-            encode(&tokenizer, &segments)
-        });
-        work.await.map_err(|error| {
-            tracing::error!(%error, "tokenizing panicked");
-            ApiError::internal()
-        })?
-    };
+    let ids = ids(model, segments).await?;
     record.tokenized(started.elapsed());
     Ok(ids)
+}
+
+/// The tokens of `segments`, or the name of a control token that the model does not have.
+///
+/// # Errors
+/// 500 where the tokenizer has a defect.
+pub(super) async fn ids(
+    model: &LoadedModel,
+    segments: Vec<Segment>,
+) -> Result<Result<Ids, String>, ApiError> {
+    let num_bytes: usize = segments.iter().map(num_text_bytes).sum();
+    if num_bytes <= MAX_INLINE_BYTES {
+        return Ok(encode(&model.tokenizer, &segments));
+    }
+    let turn = Arc::clone(&LONG_TEXTS).acquire_owned().await;
+    let tokenizer = model.tokenizer.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        // Held to the end: the work goes on when its client has left.
+        let _turn = turn;
+        encode(&tokenizer, &segments)
+    });
+    work.await.map_err(|error| {
+        tracing::error!(%error, "tokenizing panicked");
+        ApiError::internal()
+    })
 }
 
 fn num_text_bytes(segment: &Segment) -> usize {

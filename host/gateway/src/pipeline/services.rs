@@ -1,38 +1,102 @@
-//! What the gateway lends to guests: the tokenizer, and an ear for the metrics.
+//! What the gateway lends to guests: tokenizer, numbers, memory, time, chance, the model.
 
 use std::sync::Arc;
 
 use gapura_engine::Tokenizer;
-use gapura_plugin_runtime::{CallObserver, GuestCall, Outcome, Services, TokenCounter};
+use gapura_plugin_runtime::{
+    CallObserver, Chat, GuestCall, Import, Model, ModelError, NoModel, Outcome, Services,
+    TokenCounter,
+};
 
-use crate::state::{AppState, LoadedModel};
+use crate::pipeline::call::Deadline;
+use crate::pipeline::observation::Reporter;
+use crate::pipeline::question::Questions;
+use crate::routing::Route;
+use crate::state::{AppState, Lent, LoadedModel};
 use crate::telemetry::Metrics;
 
-/// The services of one request.
-pub(super) fn services(state: &AppState, model: &LoadedModel) -> Services {
-    Services {
-        tokens: Arc::new(Counter {
-            tokenizer: model.tokenizer.clone(),
-            most: model.engine.model().context_length,
-        }),
-        observer: Arc::new(Observer(Arc::clone(&state.metrics))),
+/// Makes the services of one request, anew for each route that it comes to.
+pub(super) struct Lender<'a> {
+    pub(super) state: &'a AppState,
+    pub(super) model: &'a Arc<LoadedModel>,
+    /// Who shares computed prefixes with the request.
+    pub(super) salt: Option<Arc<str>>,
+    pub(super) deadline: Deadline,
+}
+
+impl Lender<'_> {
+    /// What the observers of `route`, if it has any, will hear of the answers to one request. The
+    /// request is over then, and its time too: they ask no questions.
+    pub(super) fn reporter(&self, route: &Route) -> Option<Reporter> {
+        let state = self.state;
+        route.chain.is_observed().then(|| Reporter {
+            observations: Arc::clone(&state.observations),
+            metrics: Arc::clone(&state.metrics),
+            chain: Arc::clone(&route.chain),
+            services: Services {
+                model: Arc::new(NoModel(ModelError::Deadline)),
+                ..self.modelless()
+            },
+            under_way: state.under_way(),
+            failed: Arc::default(),
+        })
+    }
+
+    /// For the plugins of `route`.
+    pub(super) fn services(&self, route: &Route, chat: &Chat) -> Services {
+        let services = self.modelless();
+        let mut bindings = route.chain.bindings().iter();
+        if !bindings.any(|binding| binding.plugin.imports().contains(&Import::Model)) {
+            return services;
+        }
+        let questions: Arc<dyn Model> = Arc::new(Questions {
+            model: Arc::clone(self.model),
+            metrics: Arc::clone(&self.state.metrics),
+            chain: Arc::clone(&route.chain),
+            services: services.clone(),
+            chat: Chat {
+                route: route.name.clone(),
+                messages: Vec::new(),
+                stream: false,
+                sampling: Default::default(),
+                extra: "{}".to_owned(),
+                ..chat.clone()
+            },
+            salt: self.salt.clone(),
+            deadline: self.deadline,
+        });
+        Services {
+            model: questions,
+            ..services
+        }
+    }
+
+    /// Services whose model answers no question: those with which a question is rendered.
+    fn modelless(&self) -> Services {
+        let Lent { kv, clock, random } = self.state.lent.clone();
+        let metrics = &self.state.metrics;
+        Services {
+            tokens: Arc::new(Counter {
+                tokenizer: self.model.tokenizer.clone(),
+                most: self.model.engine.model().context_length,
+            }),
+            observer: Arc::new(Observer(Arc::clone(metrics))),
+            values: Arc::clone(metrics) as _,
+            kv,
+            clock,
+            random,
+            model: Arc::new(NoModel(ModelError::Depth)),
+        }
     }
 }
 
 /// The services of a chain that is run for its own sake: nobody's request, so that no metric
-/// counts it.
+/// counts it and nothing is remembered of it.
 pub(super) fn quiet(tokenizer: Tokenizer) -> Services {
-    struct Nobody;
-    impl CallObserver for Nobody {
-        fn observe(&self, _: &GuestCall<'_>) {}
-    }
-    Services {
-        tokens: Arc::new(Counter {
-            tokenizer,
-            most: usize::MAX,
-        }),
-        observer: Arc::new(Nobody),
-    }
+    Services::detached(Arc::new(Counter {
+        tokenizer,
+        most: usize::MAX,
+    }))
 }
 
 struct Counter {

@@ -8,6 +8,7 @@ use prometheus::{
 };
 
 use super::names::{self, Name};
+use super::plugin_values::Values;
 
 /// All series of the process.
 #[derive(Debug)]
@@ -40,6 +41,10 @@ pub struct Metrics {
     plugin_failures: IntCounterVec,
     plugin_seconds: HistogramVec,
     plugin_info: IntGaugeVec,
+    plugin_questions: IntCounterVec,
+    plugin_question_tokens: IntCounterVec,
+    pub(super) values: Values,
+    observations_dropped: IntCounter,
     swaps: IntCounterVec,
     reloads: IntCounterVec,
     http_requests: IntCounterVec,
@@ -160,6 +165,18 @@ impl Metrics {
                 names::PLUGIN_INFO,
                 &["route", "plugin", "version", "digest"],
             ),
+            plugin_questions: counters(
+                &registry,
+                names::PLUGIN_QUESTIONS,
+                &["plugin", "version", "outcome"],
+            ),
+            plugin_question_tokens: counters(
+                &registry,
+                names::PLUGIN_QUESTION_TOKENS,
+                &["plugin", "version", "type"],
+            ),
+            values: Values::new(&registry),
+            observations_dropped: counter(&registry, names::OBSERVATIONS_DROPPED),
             swaps: counters(&registry, names::SWAPS, &["plugin", "outcome"]),
             reloads: counters(&registry, names::RELOADS, &["outcome"]),
             http_requests: counters(
@@ -234,6 +251,28 @@ impl Metrics {
         }
     }
 
+    /// One question of a plugin to the model, with the tokens of its prompt and of what came.
+    pub fn plugin_question(
+        &self,
+        (plugin, version): (&str, &str),
+        outcome: &str,
+        (input, output): (u32, u32),
+    ) {
+        self.plugin_questions
+            .with_label_values(&[plugin, version, outcome])
+            .inc();
+        for (kind, tokens) in [("input", input), ("output", output)] {
+            self.plugin_question_tokens
+                .with_label_values(&[plugin, version, kind])
+                .inc_by(tokens.into());
+        }
+    }
+
+    /// Observers will not hear of an answer.
+    pub fn observation_dropped(&self) {
+        self.observations_dropped.inc();
+    }
+
     /// The plugin versions that serve now: route, plugin, version, digest.
     pub fn plugins_serving<'a>(&self, serving: impl Iterator<Item = [&'a str; 4]>) {
         self.plugin_info.reset();
@@ -283,7 +322,7 @@ fn counter(registry: &Registry, name: Name) -> IntCounter {
     registered(registry, IntCounter::with_opts(opts(name)).expect(VALID))
 }
 
-fn counters(registry: &Registry, name: Name, labels: &[&str]) -> IntCounterVec {
+pub(super) fn counters(registry: &Registry, name: Name, labels: &[&str]) -> IntCounterVec {
     registered(
         registry,
         IntCounterVec::new(opts(name), labels).expect(VALID),
@@ -295,7 +334,12 @@ fn histogram(registry: &Registry, name: Name, buckets: &[f64]) -> Histogram {
     registered(registry, Histogram::with_opts(opts).expect(VALID))
 }
 
-fn histograms(registry: &Registry, name: Name, buckets: &[f64], labels: &[&str]) -> HistogramVec {
+pub(super) fn histograms(
+    registry: &Registry,
+    name: Name,
+    buckets: &[f64],
+    labels: &[&str],
+) -> HistogramVec {
     let opts = HistogramOpts::new(name.name, name.help).buckets(buckets.to_vec());
     registered(registry, HistogramVec::new(opts, labels).expect(VALID))
 }

@@ -76,6 +76,18 @@ names! {
         "Seconds of one guest call, by plugin, version and stage.";
     PLUGIN_INFO = "gapura_plugin_info",
         "1 for each plugin version that a route serves with, by route, plugin, version and digest.";
+    PLUGIN_VALUES = "gapura_plugin_values_total",
+        "What plugins count themselves, by plugin, route and name.";
+    PLUGIN_VALUE = "gapura_plugin_value",
+        "What plugins measure themselves, by plugin, route and name.";
+    PLUGIN_VALUES_DROPPED = "gapura_plugin_values_dropped_total",
+        "Numbers of plugins that were dropped: no number, a wrong name, or a name too many.";
+    PLUGIN_QUESTIONS = "gapura_plugin_model_questions_total",
+        "Questions of plugins to the model, by plugin, version and outcome.";
+    PLUGIN_QUESTION_TOKENS = "gapura_plugin_model_tokens_total",
+        "Tokens of plugins' questions to the model, by plugin, version and type input or output.";
+    OBSERVATIONS_DROPPED = "gapura_plugin_observations_dropped_total",
+        "Ends of answers that observers did not hear of: too many were waiting.";
     SWAPS = "gapura_plugin_swaps_total",
         "Changes of plugins, by plugin and outcome.";
     RELOADS = "gapura_config_reloads_total",
@@ -123,6 +135,12 @@ pub const TOKEN_BUCKETS: &[f64] = &[
 pub const RATE_BUCKETS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 35.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0, 500.0, 800.0, 1500.0,
     5000.0,
+];
+
+/// Whatever plugins measure.
+pub const VALUE_BUCKETS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0,
+    10_000.0,
 ];
 
 /// Seconds, for what should be small.

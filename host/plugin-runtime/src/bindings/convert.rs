@@ -1,12 +1,18 @@
 //! Plain types to generated ones and back. What comes from a guest is checked here as far as the
 //! contract's types do not check it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::{
-    prompt_template as wt, request_validation as wv, response_processing as wr, types as w,
+    completion_observer as wo, model as wm, prompt_template as wt, request_validation as wv,
+    response_processing as wr, types as w,
 };
+use crate::chain::Bound;
+use crate::model::{ModelAnswer, ModelError, Question};
 use crate::types::{
-    AnswerContext, Chat, Delta, FinishReason, Grammar, Message, Output, Prompt, Refusal, Role,
-    Sampling, Segment, ToolCall, Verdict,
+    AnswerContext, Chat, Completion, Delta, FinishReason, Grammar, Message, Output, Prompt,
+    Refusal, Role, Sampling, Segment, Summary, ToolCall, Verdict,
 };
 
 /// An answer that the types allow and the contract does not.
@@ -35,6 +41,7 @@ pub(crate) fn context(context: &AnswerContext) -> wr::Context {
         tenant: context.tenant.clone(),
         stream: context.stream,
         choice: context.choice,
+        extra: context.extra.clone(),
     }
 }
 
@@ -107,11 +114,83 @@ pub(crate) fn prompt(prompt: wt::Prompt) -> Prompt {
             })
             .collect(),
         stop: prompt.stop,
-        grammar: prompt.grammar.map(|grammar| match grammar {
-            wt::Grammar::JsonSchema(text) => Grammar::JsonSchema(text),
-            wt::Grammar::Regex(text) => Grammar::Regex(text),
-            wt::Grammar::Lark(text) => Grammar::Lark(text),
-        }),
+        grammar: prompt.grammar.map(grammar),
+    }
+}
+
+/// `chain` holds the labels of its plugins.
+pub(crate) fn summary(summary: &Summary, chain: &[Arc<Bound>]) -> wo::Summary {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let answer = &summary.answer;
+    let labels = chain.iter().map(|bound| bound.binding.plugin.label());
+    wo::Summary {
+        request_id: answer.request_id.clone(),
+        route: answer.route.clone(),
+        model: answer.model.clone(),
+        tenant: answer.tenant.clone(),
+        stream: answer.stream,
+        choice: answer.choice,
+        outcome: match &summary.completion {
+            Completion::Finished(reason) => wo::Outcome::Finished(finish_reason(*reason)),
+            Completion::Cancelled => wo::Outcome::Cancelled,
+            Completion::Failed(code) => wo::Outcome::Failed(code.clone()),
+        },
+        prompt_tokens: summary.prompt_tokens,
+        cached_tokens: summary.cached_tokens,
+        completion_tokens: summary.completion_tokens,
+        queue: micros(summary.queue),
+        prefill: micros(summary.prefill),
+        decode: micros(summary.decode),
+        chain: labels.map(str::to_owned).collect(),
+    }
+}
+
+/// # Errors
+/// What no model can be asked, for the guest.
+pub(crate) fn question(question: wm::Question) -> Result<Question, String> {
+    if question.messages.is_empty() {
+        return Err("it has no message".to_owned());
+    }
+    if question.max_tokens == 0 {
+        return Err("max-tokens is 0, it must be 1 or more".to_owned());
+    }
+    if !(0.0..=2.0).contains(&question.temperature) {
+        let temperature = question.temperature;
+        return Err(format!("temperature is {temperature}, it must be 0 to 2"));
+    }
+    Ok(Question {
+        messages: question.messages.into_iter().map(message_in).collect(),
+        max_tokens: question.max_tokens,
+        temperature: question.temperature,
+        grammar: question.grammar.map(grammar),
+    })
+}
+
+pub(crate) fn model_answer(answer: ModelAnswer) -> wm::ModelAnswer {
+    wm::ModelAnswer {
+        text: answer.text,
+        finish: finish_reason(answer.finish),
+        prompt_tokens: answer.prompt_tokens,
+        completion_tokens: answer.completion_tokens,
+    }
+}
+
+pub(crate) fn model_error(error: ModelError) -> wm::ModelError {
+    match error {
+        ModelError::Budget(which) => wm::ModelError::Budget(which),
+        ModelError::Depth => wm::ModelError::Depth,
+        ModelError::Deadline => wm::ModelError::Deadline,
+        ModelError::Overloaded => wm::ModelError::Overloaded,
+        ModelError::Invalid(why) => wm::ModelError::Invalid(why),
+        ModelError::Failed(why) => wm::ModelError::Failed(why),
+    }
+}
+
+fn grammar(grammar: w::Grammar) -> Grammar {
+    match grammar {
+        w::Grammar::JsonSchema(text) => Grammar::JsonSchema(text),
+        w::Grammar::Regex(text) => Grammar::Regex(text),
+        w::Grammar::Lark(text) => Grammar::Lark(text),
     }
 }
 

@@ -26,10 +26,7 @@ fn a_plugin_says_what_it_is() {
     assert!(!plugin.uses_wasi());
 
     let every = load("every", guests::EVERY_STAGE);
-    assert_eq!(
-        every.stages(),
-        [Stage::Validate, Stage::Render, Stage::Respond]
-    );
+    assert_eq!(every.stages(), Stage::ALL);
     assert_eq!(every.version(), "0.0.0", "no section says otherwise");
     let settings = load("settings", guests::SETTINGS);
     assert_eq!(settings.imports(), [Import::Config, Import::Tokenizer]);

@@ -3,8 +3,11 @@
 mod cache;
 mod chains;
 mod deadlines;
+mod lent;
 mod limits;
 mod loading;
+mod model;
+mod observe;
 mod respond;
 mod support;
 mod swapping;

@@ -1,11 +1,13 @@
 //! One runtime for all tests, chats, and services that remember.
 
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use gapura_plugin_runtime::{
-    AnswerContext, Binding, CallObserver, Chain, ChainFailure, Chat, Delta, Grants, GuestCall,
-    Message, Outcome, Plugin, PluginRuntime, Responder, Role, RuntimeConfig, Sampling, Services,
-    TokenCounter,
+    AnswerContext, Binding, CallObserver, Chain, ChainFailure, Chat, Clock, Delta, Grants,
+    GuestCall, Message, ModelError, NoModel, Outcome, Plugin, PluginId, PluginRuntime,
+    PluginValues, Random, Responder, Role, RuntimeConfig, Sampling, Services, TokenCounter,
 };
 use gapura_test_guests as guests;
 
@@ -73,6 +75,7 @@ pub(crate) fn answer_context() -> AnswerContext {
         tenant: Some("tenant".to_owned()),
         stream: true,
         choice: 0,
+        extra: "{}".to_owned(),
     }
 }
 
@@ -108,9 +111,63 @@ pub(crate) fn observed() -> (Services, Arc<Calls>) {
         Services {
             tokens: Arc::new(Words),
             observer,
+            values: Arc::new(Values::default()),
+            kv: Arc::default(),
+            clock: Arc::new(HandClock::default()),
+            random: Arc::new(Counting::default()),
+            model: Arc::new(NoModel(ModelError::Failed("there is none".to_owned()))),
         },
         calls,
     )
+}
+
+/// A clock that a test sets.
+#[derive(Default)]
+pub(crate) struct HandClock(pub(crate) AtomicU64);
+
+impl HandClock {
+    pub(crate) fn set_ms(&self, ms: u64) {
+        self.0.store(ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for HandClock {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.now_ms() * 1_000_000
+    }
+}
+
+/// The bytes 1, 2, 3 and so on.
+#[derive(Default)]
+pub(crate) struct Counting(AtomicU64);
+
+impl Random for Counting {
+    fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
+        for byte in bytes {
+            *byte = self.0.fetch_add(1, Ordering::Relaxed) as u8 + 1;
+        }
+        Ok(())
+    }
+}
+
+/// Remembers every number, as `plugin route name value`.
+#[derive(Default)]
+pub(crate) struct Values(pub(crate) Mutex<Vec<String>>);
+
+impl PluginValues for Values {
+    fn add(&self, plugin: &PluginId, route: &str, name: &str, by: u64) {
+        let line = format!("{} {route} {name} +{by}", plugin.name);
+        self.0.lock().expect("no panic").push(line);
+    }
+
+    fn observe(&self, plugin: &PluginId, route: &str, name: &str, value: f64) {
+        let line = format!("{} {route} {name} {value}", plugin.name);
+        self.0.lock().expect("no panic").push(line);
+    }
 }
 
 /// Counts words.

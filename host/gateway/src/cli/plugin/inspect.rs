@@ -10,6 +10,8 @@ use clap::Args;
 use gapura_plugin_runtime::{PluginRuntime, RuntimeConfig};
 use serde_json::json;
 
+use crate::cases;
+
 /// Which component.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
@@ -40,6 +42,9 @@ impl InspectArgs {
             .iter()
             .map(|import| import.as_str())
             .collect();
+        let grants: Vec<_> = plugin.grants_needed().map(|grant| grant.as_str()).collect();
+        let cases = cases::embedded(&component)?;
+        let cases: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
         let mut out = io::stdout().lock();
         if self.json {
             let value = json!({
@@ -49,7 +54,9 @@ impl InspectArgs {
                 "size_bytes": plugin.size_bytes(),
                 "stages": stages,
                 "imports": imports,
+                "grants_needed": grants,
                 "wasi": plugin.uses_wasi(),
+                "cases": cases,
             });
             writeln!(out, "{value:#}")?;
             return Ok(());
@@ -63,6 +70,7 @@ impl InspectArgs {
         writeln!(out, "size     {} bytes", plugin.size_bytes())?;
         writeln!(out, "stages   {}", or_none(stages))?;
         writeln!(out, "imports  {}", or_none(imports))?;
+        writeln!(out, "grants needed: {}", or_none(grants))?;
         writeln!(
             out,
             "wasi     {}",
@@ -72,6 +80,7 @@ impl InspectArgs {
                 "no"
             }
         )?;
+        writeln!(out, "cases    {}", or_none(cases))?;
         Ok(())
     }
 }

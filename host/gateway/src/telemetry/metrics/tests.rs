@@ -6,6 +6,8 @@ use gapura_engine::Usage;
 
 use tokio_util::task::TaskTracker;
 
+use gapura_plugin_runtime::PluginValues as _;
+
 use super::*;
 use crate::telemetry::RequestRecord;
 
@@ -50,6 +52,15 @@ fn busy() -> Arc<Metrics> {
         Some("trap"),
     );
     metrics.plugins_serving([["support", "guard", "1.0.0", "sha256:ab"]].into_iter());
+    let guard = gapura_plugin_runtime::PluginId {
+        name: "guard".to_owned(),
+        version: "1.0.0".to_owned(),
+        digest: "ab".repeat(32),
+    };
+    metrics.add(&guard, "support", "seen", 1);
+    metrics.observe(&guard, "support", "share", 0.5);
+    metrics.add(&guard, "support", "No Name", 1);
+    metrics.plugin_question(("guard", "1.0.0"), "answered", (12, 3));
     metrics.swap("guard", "live");
     metrics.reload("refused");
     metrics

@@ -1,0 +1,100 @@
+//! An empty WASI: no files, no environment, no arguments, no sockets, no stdio.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
+
+use super::GuestState;
+use crate::clock::Clock;
+
+/// Most bytes of one random read.
+const RANDOM_BYTES: u64 = 64 << 10;
+/// Most resources (streams, pollables) alive in one instance.
+const RESOURCES: usize = 256;
+
+/// Made when first used: most plugins never do, some only at their first hash map.
+pub(super) struct Wasi {
+    context: WasiCtx,
+    table: ResourceTable,
+}
+
+impl WasiView for GuestState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let (profile, request) = (&self.profile, &self.request);
+        let wasi = self.wasi.get_or_insert_with(|| {
+            let mut table = ResourceTable::new();
+            table.set_max_capacity(RESOURCES);
+            let mut context = WasiCtx::builder();
+            context
+                .allow_tcp(false)
+                .allow_udp(false)
+                .allow_ip_name_lookup(false)
+                .max_random_size(RANDOM_BYTES);
+            if profile.grants.clock {
+                let clock = || Granted(Arc::clone(&request.services.clock));
+                context.wall_clock(clock()).monotonic_clock(clock());
+            } else {
+                context
+                    .wall_clock(Stopped::default())
+                    .monotonic_clock(Stopped::default());
+            }
+            let context = context.build();
+            Box::new(Wasi { context, table })
+        });
+        WasiCtxView {
+            ctx: &mut wasi.context,
+            table: &mut wasi.table,
+        }
+    }
+}
+
+/// The clock of a guest that is granted one.
+struct Granted(Arc<dyn Clock>);
+
+impl HostWallClock for Granted {
+    fn resolution(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0.now_ms())
+    }
+}
+
+impl HostMonotonicClock for Granted {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        self.0.monotonic_ns()
+    }
+}
+
+/// The clock of a guest that is granted none: 1970, and a microsecond more for each look at the
+/// monotonic one, so that nothing that waits for it to go on waits for ever.
+#[derive(Default)]
+struct Stopped(AtomicU64);
+
+impl HostWallClock for Stopped {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl HostMonotonicClock for Stopped {
+    fn resolution(&self) -> u64 {
+        1000
+    }
+
+    fn now(&self) -> u64 {
+        self.0.fetch_add(1000, Ordering::Relaxed)
+    }
+}
