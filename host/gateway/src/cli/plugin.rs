@@ -25,27 +25,25 @@ pub(crate) enum PluginCommand {
   gapura plugin build ~/plugins/shout --out plugins/")]
     Build(build::BuildArgs),
     /// Run a plugin's golden cases, on the production runtime with everything else scripted.
-    #[command(after_help = "A case is a file cases/NAME.toml:
+    #[command(after_help = "Examples:
+  gapura plugin test
+  gapura plugin test --update --only greeting
+  gapura plugin test persona.wasm --cases plugins/persona/cases
+
+A case is a file cases/NAME.toml:
   settings = { limit = 3 }
   answer = [\"Halo\", \" lagi\"]        # what the model says, delta by delta
   [request]                          # what the client sends
   messages = [{ role = \"user\", content = \"Halo!\" }]
-  [expect]                           # what came of it, written by --update
-
-Examples:
-  gapura plugin test
-  gapura plugin test --update --only greeting
-  gapura plugin test persona.wasm --cases plugins/persona/cases")]
+  [expect]                           # what came of it, written by --update")]
     Test(test::TestArgs),
     /// Measure what a plugin's calls cost, against a budget.
-    #[command(
-        after_help = "Medians are held against the budget; on a busy machine repeat it.
-
-Examples:
+    #[command(after_help = "Examples:
   gapura plugin bench
   gapura plugin bench persona.wasm --budget 50 --requests 10000
-  gapura plugin bench --json | jq .calls.push.p50_us"
-    )]
+  gapura plugin bench --json | jq .calls.push.p50_us
+
+Medians are held against the budget; on a busy machine repeat it.")]
     Bench(bench::BenchArgs),
     /// Put a component into a running server: checked first, then swapped at once.
     #[command(after_help = "Examples:
