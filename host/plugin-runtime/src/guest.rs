@@ -518,7 +518,7 @@ fn report(
         function,
         outcome,
         duration: started.elapsed(),
-        memory_bytes: state.limiter.peak_bytes,
+        memory_bytes: state.limiter.memory_bytes,
     });
 }
 
