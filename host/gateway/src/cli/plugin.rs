@@ -1,6 +1,6 @@
 //! `gapura plugin`: from an empty folder to a plugin that serves.
 
-mod build;
+pub(super) mod build;
 mod inspect;
 mod remote;
 mod scaffold;
@@ -13,6 +13,7 @@ pub(crate) enum PluginCommand {
     /// Start a new plugin in a folder of its name.
     #[command(after_help = "Examples:
   gapura plugin new shout
+  gapura plugin new brief --lang python
   gapura plugin new shout --dir ~/plugins/shout
   cd shout && gapura plugin build && gapura plugin push shout target/components/shout.wasm")]
     New(scaffold::NewArgs),
