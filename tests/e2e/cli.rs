@@ -56,6 +56,9 @@ fn the_printed_route_can_be_bound() {
         checked.contains("request-guard@") && checked.contains("gemma-chat@"),
         "{checked}"
     );
+    let needed =
+        "\n  request-guard: grants needed: log, tokenizer\n  gemma-chat: grants needed: log\n";
+    assert!(checked.contains(needed), "{checked}");
 }
 
 #[test]
@@ -243,6 +246,11 @@ fn a_component_is_inspected() {
     );
     let plugin: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(plugin["stages"], serde_json::json!(["validate", "respond"]));
+    assert_eq!(plugin["grants_needed"], serde_json::json!(["log"]));
+    std::fs::write(&file, component("request-guard")).unwrap();
+    let inspected = gapura().args(["plugin", "inspect"]).arg(&file).output();
+    let text = stdout(&inspected.unwrap());
+    assert!(text.contains("\ngrants needed: log, tokenizer\n"), "{text}");
     std::fs::write(&file, b"#!/bin/sh").unwrap();
     let error = error(
         &gapura()

@@ -7,6 +7,7 @@ mod drain;
 mod errors;
 mod expect;
 mod grammar;
+mod lent;
 mod log;
 mod metrics;
 mod moments;

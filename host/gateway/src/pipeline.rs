@@ -103,7 +103,8 @@ pub async fn run(
     })
 }
 
-/// The tokens of `chat` as `route`'s template renders it, without validation: for counting.
+/// The tokens of `chat` as `route`'s template renders it, without validation: for counting. `salt`
+/// keeps apart what the template may ask the model.
 ///
 /// # Errors
 /// A refusal or failure of the template.
@@ -112,13 +113,14 @@ pub(crate) async fn rendered_tokens(
     model: &Arc<LoadedModel>,
     route: &Route,
     chat: &Chat,
+    salt: Option<Arc<str>>,
     record: &mut RequestRecord,
 ) -> Result<Vec<TokenId>, ApiError> {
     let deadline = Deadline::after(state.server.request_timeout);
     let lender = Lender {
         state,
         model,
-        salt: None,
+        salt,
         deadline,
     };
     let mut run = route.chain.start(lender.services(route, chat));

@@ -1,9 +1,10 @@
 //! One live instance and the calls of it: time, bytes and outcome are dealt with here and nowhere
 //! else. A guest that failed is dead; its owner drops it.
 
-use std::pin::pin;
+mod size;
+mod wall;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
@@ -17,17 +18,13 @@ use crate::plugin::{Artifact, Stage};
 use crate::services::{CallObserver, GuestCall, Outcome};
 use crate::state::{Abort, GuestState, Profile, RequestScope};
 use crate::ticker::Alive;
-use crate::types::{
-    AnswerContext, Delta, FinishReason, Message, Output, Prompt, Refusal, Sampling, Verdict,
-};
+use crate::types::{AnswerContext, Delta, FinishReason, Output, Prompt, Refusal, Verdict};
+pub(crate) use size::{message_bytes, sampling_bytes};
+use size::{prompt_bytes, refusal_bytes, verdict_bytes};
+use wall::Wall;
 
 /// Bytes that list elements may take beside their text, on top of twice the text.
 const FUEL_FLOOR_BYTES: u64 = 64 << 10;
-/// A call may take this many times its processor time by the clock on the wall, and the base on
-/// top: it may wait for a core or, under WASI, sleep, which no epoch ends. Wide, since a busy
-/// machine must not fail a guest that does little; what it has to end is a request that hangs.
-const WALL_FACTOR: u32 = 4;
-const WALL_BASE: Duration = Duration::from_millis(500);
 
 /// Why a call failed, before anyone knows what that means for the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -399,41 +396,7 @@ fn begin(store: &mut Store<GuestState>, budget: Duration, allowance: u64) -> Wal
     let state = store.data_mut();
     state.begin_call();
     state.budget.begin(budget);
-    Wall {
-        limit: budget * WALL_FACTOR + WALL_BASE,
-        extra: state.budget.extra(),
-    }
-}
-
-/// How long a call may take by the clock on the wall.
-struct Wall {
-    limit: Duration,
-    /// Nanoseconds on top, for the answers that the guest has waited for.
-    extra: Arc<AtomicU64>,
-}
-
-impl Wall {
-    /// Awaits `call`, not for longer than it may take. A call that ends before it first waits or
-    /// yields never meets that limit, and costs no timer.
-    async fn hold<T>(
-        &self,
-        call: impl Future<Output = wasmtime::Result<T>>,
-    ) -> wasmtime::Result<T> {
-        let mut call = pin!(call);
-        let started = tokio::time::Instant::now();
-        let mut limit = self.limit;
-        loop {
-            if let Ok(result) = tokio::time::timeout_at(started + limit, &mut call).await {
-                return result;
-            }
-            let extended = self.limit + Duration::from_nanos(self.extra.load(Ordering::Relaxed));
-            if extended == limit {
-                let limit_ms = limit.as_millis();
-                return Err(Abort::TookTooLong { limit_ms }.into());
-            }
-            limit = extended;
-        }
-    }
+    Wall::new(budget, state.budget.extra())
 }
 
 /// Turns what wasmtime says into what failed, and tells the log what the call left behind.
@@ -520,47 +483,4 @@ fn report(
         duration: started.elapsed(),
         memory_bytes: state.limiter.memory_bytes,
     });
-}
-
-fn verdict_bytes(verdict: &Verdict) -> usize {
-    match verdict {
-        Verdict::Accept => 0,
-        Verdict::Amend { messages, sampling } => {
-            let messages = messages.iter().flatten().map(message_bytes).sum::<usize>();
-            messages + sampling.as_ref().map_or(0, sampling_bytes)
-        }
-        Verdict::Refuse(refusal) => refusal_bytes(refusal),
-        Verdict::Answer { text, .. } => text.len(),
-        Verdict::Reroute(route) => route.len(),
-    }
-}
-
-pub(crate) fn message_bytes(message: &Message) -> usize {
-    let content = message.content.iter().map(String::len).sum::<usize>();
-    let calls = message.tool_calls.iter();
-    let calls = calls.map(|call| call.id.len() + call.name.len() + call.arguments.len());
-    content
-        + calls.sum::<usize>()
-        + message.name.as_ref().map_or(0, String::len)
-        + message.tool_call_id.as_ref().map_or(0, String::len)
-}
-
-pub(crate) fn sampling_bytes(sampling: &Sampling) -> usize {
-    sampling.stop.iter().map(String::len).sum()
-}
-
-fn refusal_bytes(refusal: &Refusal) -> usize {
-    refusal.code.len() + refusal.message.len() + refusal.param.as_ref().map_or(0, String::len)
-}
-
-fn prompt_bytes(prompt: &Prompt) -> usize {
-    use crate::types::{Grammar, Segment};
-    let segments = prompt.segments.iter().map(|segment| match segment {
-        Segment::Text(text) | Segment::Control(text) => text.len(),
-        Segment::PrefixEnd => 0,
-    });
-    let grammar = prompt.grammar.as_ref().map_or(0, |grammar| match grammar {
-        Grammar::JsonSchema(text) | Grammar::Regex(text) | Grammar::Lark(text) => text.len(),
-    });
-    segments.sum::<usize>() + prompt.stop.iter().map(String::len).sum::<usize>() + grammar
 }

@@ -228,6 +228,12 @@ impl Plugin {
         &self.0.artifact.imports
     }
 
+    /// Those of its imports that a binding has to grant: all but its own settings.
+    pub fn grants_needed(&self) -> impl Iterator<Item = Import> {
+        let imports = self.imports().iter().copied();
+        imports.filter(|import| *import != Import::Config)
+    }
+
     /// Whether it imports WASI, which it gets empty: no files, environment, sockets or stdio.
     pub fn uses_wasi(&self) -> bool {
         self.0.artifact.uses_wasi

@@ -53,6 +53,13 @@ impl CheckArgs {
         for route in controller.route_statuses() {
             let mark = if route.default { " (default)" } else { "" };
             writeln!(out, "route {}{mark}: {}", route.name, route.chain)?;
+            for binding in &route.plugins {
+                let needed = match binding.grants_needed.as_slice() {
+                    [] => "none".to_owned(),
+                    needed => needed.join(", "),
+                };
+                writeln!(out, "  {}: grants needed: {needed}", binding.plugin)?;
+            }
         }
         for (name, refusal) in controller.refusals() {
             writeln!(out, "warning: {name}: {}", refusal.reason)?;

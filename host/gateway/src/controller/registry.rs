@@ -124,6 +124,8 @@ pub struct BindingStatus {
     pub digest: String,
     /// The stages that it takes part in.
     pub stages: Vec<&'static str>,
+    /// The imports that it is bound to grant, for the plugin needs them.
+    pub grants_needed: Vec<&'static str>,
     /// `closed` or `open`.
     pub on_failure: &'static str,
 }
@@ -173,6 +175,7 @@ impl Controller {
                     version: binding.plugin.version().to_owned(),
                     digest: binding.plugin.digest().to_owned(),
                     stages: stages(&binding.plugin),
+                    grants_needed: grants_needed(&binding.plugin),
                     on_failure: match binding.on_failure {
                         gapura_plugin_runtime::FailurePolicy::Closed => "closed",
                         gapura_plugin_runtime::FailurePolicy::Open => "open",
@@ -230,4 +233,8 @@ impl State {
 
 fn stages(plugin: &Plugin) -> Vec<&'static str> {
     plugin.stages().iter().map(|stage| stage.as_str()).collect()
+}
+
+fn grants_needed(plugin: &Plugin) -> Vec<&'static str> {
+    plugin.grants_needed().map(|grant| grant.as_str()).collect()
 }

@@ -108,7 +108,14 @@ pub(super) async fn submit(
         choices.push(choice);
     }
     for (index, choice) in (0..).zip(&mut choices) {
-        choice.source = Source::Model(model.engine.submit(plan.request(index))?);
+        let submitted = model.engine.submit(plan.request(index));
+        choice.source = Source::Model(submitted.map_err(|error| {
+            let error = ApiError::from(error);
+            if let Some(reporter) = &reporter {
+                reporter.failed(&error);
+            }
+            error
+        })?);
         choice.report = reporter.as_ref().map(|reporter| {
             reporter.report(AnswerContext {
                 choice: index,

@@ -64,6 +64,13 @@ pub(super) struct Report {
 }
 
 impl Reporter {
+    /// An answer of the request failed; those that have not ended end with it. The code of the
+    /// first that did.
+    pub(super) fn failed(&self, error: &ApiError) -> &str {
+        let code = || error.code().unwrap_or("server_error").to_owned();
+        self.failed.get_or_init(code)
+    }
+
     pub(super) fn report(&self, answer: AnswerContext) -> Report {
         Report {
             reporter: self.clone(),
@@ -85,9 +92,8 @@ impl Report {
     }
 
     pub(super) fn failed(&mut self, error: &ApiError) {
-        let code = error.code().unwrap_or("server_error").to_owned();
-        let code = self.reporter.failed.get_or_init(|| code);
-        self.completion = Completion::Failed(code.clone());
+        let code = self.reporter.failed(error).to_owned();
+        self.completion = Completion::Failed(code);
     }
 }
 
@@ -114,5 +120,75 @@ impl Drop for Report {
             _under_way: reporter.under_way.clone(),
         };
         reporter.observations.tell(observation, &reporter.metrics);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gapura_plugin_runtime::{Binding, Grants, PluginRuntime, RuntimeConfig, TokenCounter};
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::builtin::BUILTINS;
+    use crate::telemetry::EngineGauges;
+
+    struct Nothing;
+
+    impl TokenCounter for Nothing {
+        fn count(&self, _text: &str) -> u32 {
+            0
+        }
+    }
+
+    fn chain() -> Chain {
+        let config = RuntimeConfig {
+            small_reservations: true,
+            max_instances: 4,
+            ..RuntimeConfig::default()
+        };
+        let runtime = PluginRuntime::new(config).expect("a runtime");
+        let template = &BUILTINS[0];
+        let plugin = runtime.load(template.name, template.bytes);
+        let binding = Binding {
+            grants: Grants::ALL,
+            ..Binding::new(plugin.expect("loads"))
+        };
+        Chain::new("chat", vec![binding]).expect("a chain")
+    }
+
+    /// On one thread nothing is taken out of the queue before the test waits.
+    #[tokio::test]
+    async fn what_finds_the_queue_full_is_dropped_and_counted() {
+        let (metrics, under_way) = (Arc::new(Metrics::new()), TaskTracker::new());
+        let reporter = Reporter {
+            observations: Arc::default(),
+            metrics: Arc::clone(&metrics),
+            chain: Arc::new(chain()),
+            services: Services::detached(Arc::new(Nothing)),
+            under_way: under_way.token(),
+            failed: Arc::default(),
+        };
+        for _ in 0..QUEUE + 5 {
+            drop(reporter.report(AnswerContext {
+                request_id: "request-1".to_owned(),
+                route: "chat".to_owned(),
+                model: "chat".to_owned(),
+                tenant: None,
+                stream: false,
+                choice: 0,
+                extra: "{}".to_owned(),
+            }));
+        }
+        let scraped = metrics.scrape(&EngineGauges::default());
+        let dropped = "\ngapura_plugin_observations_dropped_total 5\n";
+        assert!(scraped.contains(dropped), "{scraped}");
+        // Whoever drains waits for those that are in the queue, and for no other.
+        let observations = Arc::clone(&reporter.observations);
+        drop(reporter);
+        under_way.close();
+        assert!(!under_way.is_empty());
+        let heard = tokio::time::timeout(std::time::Duration::from_secs(10), under_way.wait());
+        heard.await.expect("all are heard");
+        drop(observations);
     }
 }

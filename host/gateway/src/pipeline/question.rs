@@ -37,10 +37,13 @@ pub(super) struct Questions {
 
 impl Model for Questions {
     fn ask<'a>(&'a self, asker: Asker<'a>, question: Question) -> Answering<'a> {
+        // From the call on, so that whoever gives up after `within` does not do so before.
+        let own = Instant::now().checked_add(asker.within);
+        let until = own.map_or(self.deadline.at(), |own| own.min(self.deadline.at()));
         Box::pin(async move {
-            let mut count = Count::new(&self.metrics, asker.plugin);
-            let answer = self.answer(asker, question, &mut count).await;
-            count.outcome = match &answer {
+            let mut count = Count::new(&self.metrics, asker.plugin, until);
+            let answer = self.answer(question, until, &mut count).await;
+            count.outcome = Some(match &answer {
                 Ok(_) => "answered",
                 Err(ModelError::Budget(_)) => "budget",
                 Err(ModelError::Depth) => "depth",
@@ -48,7 +51,7 @@ impl Model for Questions {
                 Err(ModelError::Overloaded) => "overloaded",
                 Err(ModelError::Invalid(_)) => "invalid",
                 Err(ModelError::Failed(_)) => "failed",
-            };
+            });
             answer
         })
     }
@@ -57,13 +60,10 @@ impl Model for Questions {
 impl Questions {
     async fn answer(
         &self,
-        asker: Asker<'_>,
         question: Question,
+        until: Instant,
         count: &mut Count<'_>,
     ) -> Result<ModelAnswer, ModelError> {
-        let now = Instant::now();
-        let until = now.checked_add(asker.within);
-        let until = until.map_or(self.deadline.at(), |until| until.min(self.deadline.at()));
         let (mut request, stop) = self.request(question).await?;
         request.queue.deadline = Some(until);
         let prompt_tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
@@ -200,17 +200,20 @@ fn refused(error: EngineError) -> ModelError {
 struct Count<'a> {
     metrics: &'a Metrics,
     plugin: &'a PluginId,
-    outcome: &'static str,
+    until: Instant,
+    /// `None` until there is an answer or an error.
+    outcome: Option<&'static str>,
     input: u32,
     output: u32,
 }
 
 impl<'a> Count<'a> {
-    fn new(metrics: &'a Metrics, plugin: &'a PluginId) -> Self {
+    fn new(metrics: &'a Metrics, plugin: &'a PluginId, until: Instant) -> Self {
         Self {
             metrics,
             plugin,
-            outcome: "given_up",
+            until,
+            outcome: None,
             input: 0,
             output: 0,
         }
@@ -221,6 +224,12 @@ impl Drop for Count<'_> {
     fn drop(&mut self) {
         let plugin = (self.plugin.name.as_str(), self.plugin.version.as_str());
         let tokens = (self.input, self.output);
-        self.metrics.plugin_question(plugin, self.outcome, tokens);
+        // The guest's call and the request hold the same limits and may be the first to give up.
+        let outcome = self.outcome.unwrap_or(if Instant::now() < self.until {
+            "given_up"
+        } else {
+            "deadline"
+        });
+        self.metrics.plugin_question(plugin, outcome, tokens);
     }
 }

@@ -91,7 +91,8 @@ async fn tokens(
                 sampling: Sampling::default(),
                 extra: "{}".to_owned(),
             };
-            pipeline::rendered_tokens(state, &model, &route, &chat, record).await?
+            let salt = target.caller.cache_salt(None);
+            pipeline::rendered_tokens(state, &model, &route, &chat, salt, record).await?
         }
         (Some(_), Some(_)) => {
             return Err(ApiError::invalid(

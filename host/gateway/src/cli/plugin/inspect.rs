@@ -40,6 +40,7 @@ impl InspectArgs {
             .iter()
             .map(|import| import.as_str())
             .collect();
+        let grants: Vec<_> = plugin.grants_needed().map(|grant| grant.as_str()).collect();
         let mut out = io::stdout().lock();
         if self.json {
             let value = json!({
@@ -49,6 +50,7 @@ impl InspectArgs {
                 "size_bytes": plugin.size_bytes(),
                 "stages": stages,
                 "imports": imports,
+                "grants_needed": grants,
                 "wasi": plugin.uses_wasi(),
             });
             writeln!(out, "{value:#}")?;
@@ -63,6 +65,7 @@ impl InspectArgs {
         writeln!(out, "size     {} bytes", plugin.size_bytes())?;
         writeln!(out, "stages   {}", or_none(stages))?;
         writeln!(out, "imports  {}", or_none(imports))?;
+        writeln!(out, "grants needed: {}", or_none(grants))?;
         writeln!(
             out,
             "wasi     {}",
