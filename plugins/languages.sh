@@ -146,12 +146,19 @@ print_status() {
 
 # ---------------------------------------------------------------- languages
 
-# Each function builds the project in the current folder to the component $1, and sets name and
-# version to those of its manifest.
+# Each function builds the project in the current folder to the component $1.
+
+# What the component says that it is.
+identify() {
+  name=$1 version=$2
+  [[ $name =~ ^[a-z][a-z0-9-]{0,63}$ ]] ||
+    die "\`$name\` is no name for a plugin" "1 to 64 lower-case letters, digits and \`-\`, a letter first"
+  [[ $version =~ ^[0-9A-Za-z.+-]{1,64}$ ]] || die "\`$version\` is no version" "such as 0.1.0"
+}
 
 build_python() {
   need_componentize_py
-  name=$(toml_value name) version=$(toml_value version)
+  identify "$(toml_value name)" "$(toml_value version)"
   [[ -f plugin.py ]] || die "no plugin.py in $project" "the component is made of the module plugin"
   local python=(env "PYTHONPATH=$tools/componentize-py-$componentize_py" PYTHONDONTWRITEBYTECODE=1
     python3 -c 'import componentize_py; componentize_py.script()' --wit-path wit --world $world)
@@ -171,8 +178,9 @@ toml_value() {
 
 build_javascript() {
   need_componentize_qjs
+  identify "$(json_value name)" "$(json_value version)"
   local main
-  name=$(json_value name) version=$(json_value version) main=$(json_value main)
+  main=$(json_value main)
   [[ -n $main && -f $main ]] || die "\"main\" in package.json names no file: ${main:-nothing}"
   node "$tools/componentize-qjs-$componentize_qjs/node_modules/componentize-qjs/bin/componentize-qjs" \
     --sync --wit wit --world $world --module-root . --js "$main" --output "$1" >&2 || die "the build failed"
@@ -185,10 +193,11 @@ json_value() {
 build_go() {
   need_go
   need_wasm_tools
-  name=$(sed -n 's/^module  *\([^ ]*\).*/\1/p' go.mod)
-  name=${name##*/}
-  version=$(sed -n 's/^const version *= *"\([^"]*\)".*/\1/p' ./*.go | head -n 1)
-  [[ -n $version ]] || die 'no version in any .go file' 'one must say: const version = "0.1.0"'
+  local module constant
+  module=$(sed -n 's/^module  *\([^ ]*\).*/\1/p' go.mod)
+  constant=$(sed -n 's/^const version *= *"\([^"]*\)".*/\1/p' ./*.go | head -n 1)
+  [[ -n $constant ]] || die 'no version in any .go file' 'one must say: const version = "0.1.0"'
+  identify "${module##*/}" "$constant"
   # Debug information would be larger than the code; a panic's message needs none.
   env -u GOFLAGS GOOS=wasip1 GOARCH=wasm GOTOOLCHAIN=local "$go" build -buildmode=c-shared -trimpath \
     -buildvcs=false -ldflags='-s -w' -o "$work/core.wasm" . >&2 || die "the build failed"
@@ -198,7 +207,7 @@ build_go() {
 build_c() {
   need_zig
   need_wasm_tools
-  name=$(make_value name) version=$(make_value version)
+  identify "$(make_value name)" "$(make_value version)"
   compgen -G 'src/*.c' >/dev/null || die "no src/*.c in $project"
   ZIG_GLOBAL_CACHE_DIR=$tools/zig-cache ZIG_LOCAL_CACHE_DIR=$work/zig-cache \
     "$tools/ziglang-$ziglang/ziglang/zig" cc -target wasm32-wasi -mexec-model=reactor -std=c11 -Os \
@@ -250,11 +259,10 @@ build() {
   [[ -f wit/world.wit ]] || die "no wit/world.wit in $project" "it says what the plugin imports and exports"
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
-  local built=$work/component.wasm name= version= fresh
+  local built=$work/component.wasm fresh
+  # Failures of the tools are the author's to read, not those of the tools' authors.
+  export RUST_BACKTRACE=0
   "build_$language" "$built"
-  [[ $name =~ ^[a-z][a-z0-9-]{0,63}$ ]] ||
-    die "\`$name\` is no name for a plugin" "1 to 64 lower-case letters, digits and \`-\`, a letter first"
-  [[ $version =~ ^[0-9A-Za-z.+-]{1,64}$ ]] || die "\`$version\` is no version" "such as 0.1.0"
   append_identity "$built"
   # Unchanged components keep their time, so that nobody who watches them reloads them; changed
   # ones appear whole, by a rename.

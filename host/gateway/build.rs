@@ -51,7 +51,10 @@ const SCAFFOLDS: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("python", &[("plugins/template/python", ""), CONTRACT]),
-    ("javascript", &[("plugins/template/javascript", ""), CONTRACT]),
+    (
+        "javascript",
+        &[("plugins/template/javascript", ""), CONTRACT],
+    ),
     (
         "go",
         &[

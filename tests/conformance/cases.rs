@@ -19,7 +19,13 @@ const REASONS: [FinishReason; 4] = [
 ];
 
 /// Texts that a careless string would not survive.
-const TEXTS: [&str; 5] = ["", "halo", "aksara ꦗꦮ, e\u{301}, 日本語", "👩‍👩‍👧 \u{10ffff}", "nul \0, quote \", line\r\n"];
+const TEXTS: [&str; 5] = [
+    "",
+    "halo",
+    "aksara ꦗꦮ, e\u{301}, 日本語",
+    "👩‍👩‍👧 \u{10ffff}",
+    "nul \0, quote \", line\r\n",
+];
 
 fn message(role: Role, content: &[&str]) -> Message {
     Message {
@@ -124,10 +130,17 @@ fn refusal(param: Option<&str>) -> Refusal {
 pub(crate) async fn validate(guest: &Guest) {
     for make in [bare, full] {
         let chat = make(&["describe"]);
-        assert_eq!(answer(guest, chat.clone()).await, (describe::chat(&chat), FinishReason::Stop));
+        assert_eq!(
+            answer(guest, chat.clone()).await,
+            (describe::chat(&chat), FinishReason::Stop)
+        );
         for command in ["accept", "mirror", "amend-sampling", "amend-nothing"] {
             let chat = make(&[command]);
-            assert_eq!(judge(guest, chat.clone()).await, Validated::Continue(chat), "{command}");
+            assert_eq!(
+                judge(guest, chat.clone()).await,
+                Validated::Continue(chat),
+                "{command}"
+            );
         }
     }
     let chat = full(&["amend-messages"]);
@@ -156,7 +169,10 @@ pub(crate) async fn validate(guest: &Guest) {
     assert_eq!(failure.kind, FailureKind::Declined);
     assert!(failure.message.contains("rusak 💥"), "{failure}");
     // A plugin that failed is none the worse for the next request.
-    assert_eq!(judge(guest, bare(&["accept"])).await, Validated::Continue(bare(&["accept"])));
+    assert_eq!(
+        judge(guest, bare(&["accept"])).await,
+        Validated::Continue(bare(&["accept"]))
+    );
 }
 
 pub(crate) async fn imports(guest: &Guest) {
@@ -170,13 +186,19 @@ pub(crate) async fn imports(guest: &Guest) {
 
     judge(guest, bare(&["add", "seen_total", "3000000000"])).await;
     judge(guest, bare(&["observe", "length_ratio", "-1500"])).await;
-    assert_eq!(guest.values.take(), ["seen_total +3000000000", "length_ratio -1.5"]);
+    assert_eq!(
+        guest.values.take(),
+        ["seen_total +3000000000", "length_ratio -1.5"]
+    );
 
     for text in TEXTS {
         assert_eq!(told(guest, &["remember", "kunci", text]).await, "kept");
         assert_eq!(told(guest, &["recall", "kunci"]).await, format!("={text}"));
     }
-    assert_eq!(told(guest, &["remember", "lekas", "x", "60000"]).await, "kept");
+    assert_eq!(
+        told(guest, &["remember", "lekas", "x", "60000"]).await,
+        "kept"
+    );
     assert_eq!(told(guest, &["recall", "lekas"]).await, "=x");
     assert_eq!(told(guest, &["remember", "lekas", "x", "0"]).await, "kept");
     assert_eq!(told(guest, &["recall", "lekas"]).await, "-");
@@ -258,7 +280,12 @@ pub(crate) async fn render(guest: &Guest) {
         assert_eq!(rendered, Rendered::Prompt(expected), "{kind}");
     }
     let command = ["refuse", "429", "sibuk", "coba lagi ✋", "messages"];
-    match guest.start().render(&bare(&command)).await.expect("a refusal") {
+    match guest
+        .start()
+        .render(&bare(&command))
+        .await
+        .expect("a refusal")
+    {
         Rendered::Refused { refusal: got, .. } => assert_eq!(got, refusal(Some("messages"))),
         other => panic!("no refusal: {other:?}"),
     }
@@ -289,12 +316,24 @@ fn emit(text: impl Into<String>) -> Output {
 
 pub(crate) async fn respond(guest: &Guest) {
     for context in [context(None, 0), context(Some("penyewa"), u32::MAX)] {
-        let mut responder = guest.start().responder(context.clone()).await.expect("a responder");
+        let mut responder = guest
+            .start()
+            .responder(context.clone())
+            .await
+            .expect("a responder");
         let seen = responder.push(delta("context")).await.expect("an output");
         assert_eq!(seen, emit(describe::context(&context)));
     }
-    let mut first = guest.start().responder(context(None, 0)).await.expect("a responder");
-    let second = guest.start().responder(context(None, 1)).await.expect("a responder");
+    let mut first = guest
+        .start()
+        .responder(context(None, 0))
+        .await
+        .expect("a responder");
+    let second = guest
+        .start()
+        .responder(context(None, 1))
+        .await
+        .expect("a responder");
     let whole = Delta {
         text: "se\u{301}dap 🍲".to_owned(),
         token_ids: vec![0, 7, u32::MAX],
@@ -305,16 +344,28 @@ pub(crate) async fn respond(guest: &Guest) {
     assert_eq!(first.push(delta("hold")).await, Ok(emit("")));
     drop(second);
     assert_eq!(first.push(delta("pushes")).await, Ok(emit("3")));
-    let mut third = guest.start().responder(context(None, 2)).await.expect("a responder");
+    let mut third = guest
+        .start()
+        .responder(context(None, 2))
+        .await
+        .expect("a responder");
     assert_eq!(third.push(delta("pushes")).await, Ok(emit("1")));
     for (reason, text) in REASONS.into_iter().zip(TEXTS) {
-        let mut responder = guest.start().responder(context(None, 0)).await.expect("a responder");
+        let mut responder = guest
+            .start()
+            .responder(context(None, 0))
+            .await
+            .expect("a responder");
         let command = format!("cut/{}/{text}", describe::reason(reason));
         let cut = responder.push(delta(&command)).await;
         let text = text.to_owned();
         assert_eq!(cut, Ok(Output::Cut { reason, text }));
 
-        let mut responder = guest.start().responder(context(None, 0)).await.expect("a responder");
+        let mut responder = guest
+            .start()
+            .responder(context(None, 0))
+            .await
+            .expect("a responder");
         let expected = match reason {
             FinishReason::Length => String::new(),
             _ => format!("{} 0", describe::reason(reason)),
@@ -329,7 +380,12 @@ pub(crate) async fn observe(guest: &Guest) {
         Completion::Cancelled,
         Completion::Failed("deadline_exceeded".to_owned()),
     ]);
-    let labels: Vec<_> = guest.chain.bindings().iter().map(|it| it.plugin.label().to_owned()).collect();
+    let labels: Vec<_> = guest
+        .chain
+        .bindings()
+        .iter()
+        .map(|it| it.plugin.label().to_owned())
+        .collect();
     for (completion, choice) in outcomes.zip(0..) {
         let summary = Summary {
             answer: context((choice % 2 == 0).then_some("penyewa"), choice),
@@ -341,7 +397,10 @@ pub(crate) async fn observe(guest: &Guest) {
             prefill: Duration::from_secs(5000),
             decode: Duration::from_micros(3),
         };
-        guest.chain.completed(guest.services.clone(), &summary).await;
+        guest
+            .chain
+            .completed(guest.services.clone(), &summary)
+            .await;
         let expected = format!("={}", describe::summary(&summary, &labels));
         assert_eq!(told(guest, &["recall", "summary"]).await, expected);
     }

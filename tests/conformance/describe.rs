@@ -106,7 +106,11 @@ pub(crate) fn summary(summary: &Summary, chain: &[String]) -> String {
         Completion::Cancelled => "cancelled".to_owned(),
         Completion::Failed(code) => format!("failed:{code}"),
     };
-    let tokens = [summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens];
+    let tokens = [
+        summary.prompt_tokens,
+        summary.cached_tokens,
+        summary.completion_tokens,
+    ];
     let times = [summary.queue, summary.prefill, summary.decode];
     let mut parts = answer(&summary.answer).to_vec();
     parts.push(outcome);

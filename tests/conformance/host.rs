@@ -28,10 +28,16 @@ static RUNTIME: LazyLock<PluginRuntime> = LazyLock::new(|| {
 
 /// The component of a language's guest.
 pub(crate) fn component(language: &str) -> Vec<u8> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/conformance"));
+    let folder = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../target/conformance"
+    ));
     let file = folder.join(language).with_extension("wasm");
     std::fs::read(&file).unwrap_or_else(|error| {
-        panic!("{}: {error}; run tests/conformance/build.sh", file.display())
+        panic!(
+            "{}: {error}; run tests/conformance/build.sh",
+            file.display()
+        )
     })
 }
 
@@ -128,11 +134,17 @@ impl Values {
 
 impl PluginValues for Values {
     fn add(&self, _plugin: &PluginId, _route: &str, name: &str, by: u64) {
-        self.0.lock().expect("no panic").push(format!("{name} +{by}"));
+        self.0
+            .lock()
+            .expect("no panic")
+            .push(format!("{name} +{by}"));
     }
 
     fn observe(&self, _plugin: &PluginId, _route: &str, name: &str, value: f64) {
-        self.0.lock().expect("no panic").push(format!("{name} {value}"));
+        self.0
+            .lock()
+            .expect("no panic")
+            .push(format!("{name} {value}"));
     }
 }
 

@@ -51,7 +51,9 @@ fn chat() -> Chat {
 #[ignore = "a measurement, for machines with nothing else to do"]
 async fn prices() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    println!("| language | component | compile | load, compiled | fresh instance and validate | render, warm | push |");
+    println!(
+        "| language | component | compile | load, compiled | fresh instance and validate | render, warm | push |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for language in LANGUAGES {
         let wasm = component(language);

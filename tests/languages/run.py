@@ -67,11 +67,14 @@ def missing_tools() -> dict[str, str]:
     findings = json.loads(run([GAPURA, "doctor", "--json"]))
     names = {"Python": "python", "JavaScript": "javascript", "Go": "go", "C": "c"}
     found = {finding["topic"].removeprefix("plugins in "): finding for finding in findings}
-    return {
+    missing = {
         language: found[name].get("advice", found[name]["detail"])
         for name, language in names.items()
         if found[name]["verdict"] == "missing"
     }
+    if sys.version_info < (3, 11):
+        missing.setdefault("python", "the tests of its template need Python 3.11")
+    return missing
 
 
 def environment() -> dict[str, str]:

@@ -54,10 +54,7 @@ pub(crate) enum Abort {
     #[error("took longer than {limit_ms} ms, waiting included")]
     TookTooLong { limit_ms: u128 },
     #[error("asked for {wanted_bytes} bytes of memory, the limit is {limit_bytes}")]
-    Memory {
-        wanted_bytes: u64,
-        limit_bytes: u64,
-    },
+    Memory { wanted_bytes: u64, limit_bytes: u64 },
     #[error("asked for a table of {wanted} elements, the limit is {limit}")]
     Table { wanted: usize, limit: u64 },
     #[error("more than {limit} calls of imports")]

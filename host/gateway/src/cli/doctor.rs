@@ -262,7 +262,11 @@ fn plugin_languages() -> Vec<Finding> {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             text.lines().filter_map(plugin_language).collect()
         }
-        Err(error) => vec![judged("plugins", false, format!("cannot run bash: {error}"))],
+        Err(error) => vec![judged(
+            "plugins",
+            false,
+            format!("cannot run bash: {error}"),
+        )],
     }
 }
 
@@ -350,7 +354,10 @@ mod tests {
     fn every_language_of_plugins_is_looked_for() {
         let topics: Vec<_> = plugin_languages().into_iter().map(|it| it.topic).collect();
         let expected = ["Python", "JavaScript", "Go", "C"];
-        assert_eq!(topics, expected.map(|language| format!("plugins in {language}")));
+        assert_eq!(
+            topics,
+            expected.map(|language| format!("plugins in {language}"))
+        );
         let missing = plugin_language("go\tmissing\tno go\tinstall Go").unwrap();
         assert_eq!(missing.verdict, Verdict::Missing);
         assert_eq!(missing.advice.as_deref(), Some("install Go"));

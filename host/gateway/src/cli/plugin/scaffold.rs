@@ -182,7 +182,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("notes.txt"), "mine").unwrap();
         let error = write_files(Language::C, dir.path(), "shout")
-            .unwrap_err().to_string();
+            .unwrap_err()
+            .to_string();
         assert!(
             error.ends_with("is not empty; nothing was written"),
             "{error}"
