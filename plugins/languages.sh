@@ -59,7 +59,8 @@ fetch_into() {
   scratch=$(mktemp -d "$tools/.$name-XXXXXX")
   "$@" "$scratch" >&2 || { rm -rf "$scratch"; die "cannot fetch $name; the lines above say why"; }
   chmod 755 "$scratch"
-  mv -T "$scratch" "$tools/$name" 2>/dev/null || rm -rf "$scratch"
+  mv -T "$scratch" "$tools/$name" 2>/dev/null || [[ -d $tools/$name ]] || mv "$scratch" "$tools/$name"
+  rm -rf "$scratch"
   [[ -d $tools/$name ]] || die "cannot put $name into $tools"
 }
 

@@ -5,6 +5,7 @@ mod cases;
 mod describe;
 mod host;
 mod prices;
+mod values;
 
 use host::{Guest, LANGUAGES};
 
