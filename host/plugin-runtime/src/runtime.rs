@@ -49,9 +49,9 @@ pub struct RuntimeConfig {
     pub stack_bytes: u64,
     /// How long a request waits for a free instance. Default 5 s.
     pub instance_wait: Duration,
-    /// Reserves only `max_memory_bytes` of address space for each instance instead of 4 GiB.
-    /// Guests get up to a quarter slower; needed under `ulimit -v` or strict overcommit.
-    /// Default false.
+    /// Reserves only `max_memory_bytes` of address space for each of an instance's two memories,
+    /// instead of 4 GiB. Guests get up to a quarter slower; needed under `ulimit -v` or strict
+    /// overcommit. Default false.
     pub small_reservations: bool,
 }
 

@@ -187,3 +187,32 @@ impl ResourceLimiter for Limiter {
         4
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_memories_of_an_instance_count_together() {
+        let limits = Limits {
+            memory_bytes: 8 << 20,
+            ..Limits::default()
+        };
+        let mut limiter = Limiter {
+            limits,
+            memory_bytes: 0,
+        };
+        assert!(limiter.memory_growing(0, 3 << 20, None).unwrap());
+        assert!(limiter.memory_growing(0, 4 << 20, None).unwrap());
+        // Beyond what its module allows: it does not grow, and nothing is counted.
+        let refused = limiter.memory_growing(3 << 20, 5 << 20, Some(3 << 20));
+        assert!(!refused.unwrap());
+        assert!(limiter.memory_growing(3 << 20, 4 << 20, None).unwrap());
+        assert_eq!(limiter.memory_bytes, 8 << 20);
+        let error = limiter.memory_growing(4 << 20, (4 << 20) + 65_536, None);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "asked for 8454144 bytes of memory, the limit is 8388608"
+        );
+    }
+}

@@ -15,7 +15,10 @@ use gapura_plugin_sdk::{
 struct Plugin;
 
 fn command(chat: &Chat) -> Vec<String> {
-    chat.messages.last().map(|message| message.content.clone()).unwrap_or_default()
+    chat.messages
+        .last()
+        .map(|message| message.content.clone())
+        .unwrap_or_default()
 }
 
 fn number<T: core::str::FromStr + Default>(text: &str) -> T {
@@ -86,7 +89,10 @@ fn ask(mut chat: Chat, parts: &[&str]) -> String {
     match model::ask(&question) {
         Ok(said) => {
             let finish = describe::reason(said.finish);
-            format!("{}|{finish}|{}|{}", said.text, said.prompt_tokens, said.completion_tokens)
+            format!(
+                "{}|{finish}|{}|{}",
+                said.text, said.prompt_tokens, said.completion_tokens
+            )
         }
         Err(ModelError::Budget(message)) => format!("budget:{message}"),
         Err(ModelError::Depth) => "depth:".to_owned(),
@@ -172,7 +178,10 @@ impl Template for Plugin {
         }
         let mut segments = Vec::new();
         for message in chat.messages {
-            segments.push(Segment::Control(format!("<{}>", describe::role(message.role))));
+            segments.push(Segment::Control(format!(
+                "<{}>",
+                describe::role(message.role)
+            )));
             segments.extend(message.content.into_iter().map(Segment::Text));
             segments.push(Segment::PrefixEnd);
         }
