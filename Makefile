@@ -21,11 +21,13 @@ demo: build ## Build all, fetch a small model, start the gateway with example ro
 	$(call say,Model)
 	@GAPURA=$(GAPURA) MODEL=$(MODEL) LISTEN=$(LISTEN) examples/quickstart/demo.sh
 
-test: build models ## All tests; needs no GPU
+test: build models guests ## All tests; needs no GPU, and npm for plugins in JavaScript
 	$(call say,Tests of the gateway)
 	cargo test --release --locked --workspace --no-fail-fast
 	$(call say,Tests of the plugins)
 	cargo test --release --locked --manifest-path plugins/Cargo.toml --no-fail-fast
+	$(call say,Plugins in five languages)
+	@python3 tests/languages/run.py --no-conformance
 	$(call say,The official OpenAI client)
 	@tests/clients/run.sh
 	$(call say,Mixed traffic for a short while)
@@ -47,6 +49,10 @@ build: plugins ## Build the gateway (the first time: about 12 minutes on two cor
 	$(call say,Gateway)
 	@# With the examples, dependencies have the features that the tests want: nothing compiles twice.
 	cargo build --release --locked --workspace --bins --examples
+
+guests: check-tools ## Build the conformance plugins, one in each language (the first time: three minutes)
+	$(call say,Conformance plugins)
+	@tests/conformance/build.sh
 
 models: check-tools ## Fetch the small models that the tests use (350 MB, once)
 	$(call say,Models)
@@ -80,6 +86,10 @@ check-aarch64: check-tools ## The kernels' tests on 64-bit ARM, emulated by qemu
 
 check-cuda: check-tools ## The CUDA kernels without a GPU: compile for every architecture (fetches nvcc's wheels), test on the CPU
 	@tests/cuda/check.sh
+
+test-languages: build ## Plugins in each language: new, build, test, serve, conformance, with the seconds of each
+	$(call say,Plugins in five languages)
+	@python3 tests/languages/run.py
 
 # --- gates ---------------------------------------------------------------------------------------
 
@@ -125,4 +135,4 @@ bench-grammar: build models ## Constrain the demo model by 220 schemas, validate
 bench-sampler: build ## What choosing a token costs at 256,000 entries on one core: table, and JSON
 	target/release/examples/bench_sampler > target/sampler.json
 
-.PHONY: help demo test check-tools plugins build models lint deny check-aarch64 check-cuda verify mutants cuda-mutants soak fuzz verify-llamacpp verify-quantize gpu-bundle bench-cpu bench-latency bench-grammar bench-sampler
+.PHONY: help demo test test-languages check-tools plugins build guests models lint deny check-aarch64 check-cuda verify mutants cuda-mutants soak fuzz verify-llamacpp verify-quantize gpu-bundle bench-cpu bench-latency bench-grammar bench-sampler

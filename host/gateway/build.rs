@@ -8,7 +8,7 @@ use std::{
 
 fn main() {
     find_builtin_plugins();
-    list_scaffold();
+    list_scaffolds();
 }
 
 fn find_builtin_plugins() {
@@ -38,54 +38,84 @@ fn find_builtin_plugins() {
     }
 }
 
-/// Writes `scaffold.rs`: pairs of a path in the new project and the text that goes there.
-fn list_scaffold() {
+/// Where the files of a new project come from, by language: pairs of a folder of the repository and
+/// one of the project.
+const SCAFFOLDS: &[(&str, &[(&str, &str)])] = &[
+    (
+        "rust",
+        &[
+            ("plugins/template/rust", ""),
+            ("plugins/sdk/src", "sdk/src"),
+            ("plugins/sdk/README.md", "sdk/README.md"),
+            ("wit", "sdk/wit"),
+        ],
+    ),
+    ("python", &[("plugins/template/python", ""), CONTRACT]),
+    (
+        "javascript",
+        &[("plugins/template/javascript", ""), CONTRACT],
+    ),
+    (
+        "go",
+        &[
+            ("plugins/template/go", ""),
+            ("plugins/sdk-go", "gapura"),
+            CONTRACT,
+        ],
+    ),
+    (
+        "c",
+        &[
+            ("plugins/template/c", ""),
+            ("plugins/sdk-c", "gapura"),
+            CONTRACT,
+        ],
+    ),
+];
+
+/// The contract, where a world beside it finds it.
+const CONTRACT: (&str, &str) = ("wit", "wit/deps/gapura-plugin");
+
+/// Writes `scaffold.rs`: for each language, pairs of a path in the new project and the text that
+/// goes there.
+fn list_scaffolds() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let root = manifest
         .join("../..")
         .canonicalize()
         .expect("the repository is there");
-    let mut files = Vec::new();
-    for (from, to) in [
-        ("plugins/template/rust", ""),
-        ("plugins/sdk/src", "sdk/src"),
-        ("wit", "sdk/wit"),
-    ] {
-        let from = root.join(from);
-        println!("cargo::rerun-if-changed={}", from.display());
-        collect(&from, Path::new(to), &mut files);
-    }
-    files.push((
-        PathBuf::from("sdk/README.md"),
-        root.join("plugins/sdk/README.md"),
-    ));
-    files.sort();
-    let entries: String = files
-        .iter()
-        .map(|(to, from)| {
+    let mut code = String::new();
+    for (language, sources) in SCAFFOLDS {
+        let mut files = Vec::new();
+        for (from, to) in *sources {
+            let from = root.join(from);
+            println!("cargo::rerun-if-changed={}", from.display());
+            collect(&from, Path::new(to), &mut files);
+        }
+        files.sort();
+        code.push_str(&format!("    ({language:?}, &[\n"));
+        for (to, from) in files {
             let to = to.to_str().expect("our names are ASCII");
-            let to = to
-                .strip_suffix(".tmpl")
-                .unwrap_or(to)
-                .replace("gitignore", ".gitignore");
-            format!(
-                "    ({to:?}, include_str!({:?})),\n",
-                from.display().to_string()
-            )
-        })
-        .collect();
+            let to = to.strip_suffix(".tmpl").unwrap_or(to);
+            let to = to.replace("gitignore", ".gitignore");
+            let from = from.display().to_string();
+            code.push_str(&format!("        ({to:?}, include_str!({from:?})),\n"));
+        }
+        code.push_str("    ]),\n");
+    }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("scaffold.rs");
-    fs::write(out, format!("&[\n{entries}]")).expect("OUT_DIR can be written");
+    fs::write(out, format!("&[\n{code}]")).expect("OUT_DIR can be written");
 }
 
+/// Adds the file `from`, or the files below it, which go to `to` or below it.
 fn collect(from: &Path, to: &Path, files: &mut Vec<(PathBuf, PathBuf)>) {
+    if from.is_file() {
+        files.push((to.to_owned(), from.to_owned()));
+        return;
+    }
     for entry in fs::read_dir(from).expect("the folder is part of the repository") {
         let from = entry.expect("the folder can be read").path();
-        let to = to.join(from.file_name().expect("an entry has a name"));
-        if from.is_dir() {
-            collect(&from, &to, files);
-        } else {
-            files.push((to, from));
-        }
+        let name = from.file_name().expect("an entry has a name").to_owned();
+        collect(&from, &to.join(name), files);
     }
 }

@@ -487,7 +487,7 @@ fn report(
         function,
         outcome,
         duration: started.elapsed(),
-        memory_bytes: state.limiter.peak_bytes,
+        memory_bytes: state.limiter.memory_bytes,
         fuel: left.map(|left| u64::MAX - left),
     });
 }

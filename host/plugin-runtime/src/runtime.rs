@@ -22,9 +22,11 @@ use crate::ticker::Ticker;
 
 /// Stack that the host's part of a call may need on top of the guest's: the tokenizer runs there.
 const HOST_STACK_BYTES: usize = 3 << 19;
-/// Core instances and tables that one component may consist of. A component of one Rust crate has
-/// three instances and two tables, with a WASI adapter a few more.
-const CORE_INSTANCES: u32 = 16;
+/// Core instances, memories and tables that one component may consist of. A component of one Rust
+/// crate has three instances, one memory and two tables; one in Python has 38 instances, and one in
+/// JavaScript a second memory, of no bytes.
+const CORE_INSTANCES: u32 = 48;
+const MEMORIES: u32 = 2;
 const TABLES: u32 = 8;
 /// Bytes of an instance that the pool keeps in memory for the next one.
 const KEEP_RESIDENT_BYTES: usize = 512 << 10;
@@ -47,9 +49,9 @@ pub struct RuntimeConfig {
     pub stack_bytes: u64,
     /// How long a request waits for a free instance. Default 5 s.
     pub instance_wait: Duration,
-    /// Reserves only `max_memory_bytes` of address space for each instance instead of 4 GiB.
-    /// Guests get up to a quarter slower; needed under `ulimit -v` or strict overcommit.
-    /// Default false.
+    /// Reserves only `max_memory_bytes` of address space for each of an instance's two memories,
+    /// instead of 4 GiB. Guests get up to a quarter slower; needed under `ulimit -v` or strict
+    /// overcommit. Default false.
     pub small_reservations: bool,
     /// Counts what guests execute ([`GuestCall::fuel`](crate::GuestCall::fuel)), which makes them a
     /// fifth to a quarter slower: for tests. Default false.
@@ -259,12 +261,12 @@ fn pool(config: &RuntimeConfig) -> PoolingAllocationConfig {
     let count = config.max_instances + 1;
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(count)
-        .total_core_instances(count * 8)
-        .total_memories(count)
+        .total_core_instances(count * CORE_INSTANCES)
+        .total_memories(count * MEMORIES)
         .total_tables(count * 6)
         .total_stacks(count)
         .max_core_instances_per_component(CORE_INSTANCES)
-        .max_memories_per_component(1)
+        .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES)
         .max_component_instance_size(INSTANCE_META_BYTES)
         .max_core_instance_size(INSTANCE_META_BYTES)

@@ -54,10 +54,7 @@ pub(crate) enum Abort {
     #[error("took longer than {limit_ms} ms, waiting included")]
     TookTooLong { limit_ms: u128 },
     #[error("asked for {wanted_bytes} bytes of memory, the limit is {limit_bytes}")]
-    Memory {
-        wanted_bytes: usize,
-        limit_bytes: u64,
-    },
+    Memory { wanted_bytes: u64, limit_bytes: u64 },
     #[error("asked for a table of {wanted} elements, the limit is {limit}")]
     Table { wanted: usize, limit: u64 },
     #[error("more than {limit} calls of imports")]
@@ -92,7 +89,7 @@ impl GuestState {
     pub(crate) fn new(profile: Arc<Profile>, request_id: &str, request: Arc<RequestScope>) -> Self {
         let limiter = Limiter {
             limits: profile.limits.clone(),
-            peak_bytes: 0,
+            memory_bytes: 0,
         };
         let lines_left = profile.limits.log_lines.saturating_mul(LOG_CALLS);
         Self {
@@ -134,28 +131,33 @@ impl GuestState {
     }
 }
 
-/// Bounds memories and tables; remembers the most memory that there was.
+/// Bounds memories, all of an instance together, and tables.
 pub(crate) struct Limiter {
     limits: Limits,
-    pub(crate) peak_bytes: u64,
+    /// Of all memories; they never shrink.
+    pub(crate) memory_bytes: u64,
 }
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired as u64 > self.limits.memory_bytes {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let wanted_bytes = self.memory_bytes + (desired - current) as u64;
+        if wanted_bytes > self.limits.memory_bytes {
             let limit_bytes = self.limits.memory_bytes;
             return Err(Abort::Memory {
-                wanted_bytes: desired,
+                wanted_bytes,
                 limit_bytes,
             }
             .into());
         }
-        self.peak_bytes = self.peak_bytes.max(desired as u64);
+        self.memory_bytes = wanted_bytes;
         Ok(true)
     }
 
@@ -186,5 +188,34 @@ impl ResourceLimiter for Limiter {
 
     fn memories(&self) -> usize {
         4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_memories_of_an_instance_count_together() {
+        let limits = Limits {
+            memory_bytes: 8 << 20,
+            ..Limits::default()
+        };
+        let mut limiter = Limiter {
+            limits,
+            memory_bytes: 0,
+        };
+        assert!(limiter.memory_growing(0, 3 << 20, None).unwrap());
+        assert!(limiter.memory_growing(0, 4 << 20, None).unwrap());
+        // Beyond what its module allows: it does not grow, and nothing is counted.
+        let refused = limiter.memory_growing(3 << 20, 5 << 20, Some(3 << 20));
+        assert!(!refused.unwrap());
+        assert!(limiter.memory_growing(3 << 20, 4 << 20, None).unwrap());
+        assert_eq!(limiter.memory_bytes, 8 << 20);
+        let error = limiter.memory_growing(4 << 20, (4 << 20) + 65_536, None);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "asked for 8454144 bytes of memory, the limit is 8388608"
+        );
     }
 }

@@ -13,7 +13,7 @@ use comfy_table::Table;
 use gapura_engine::device::{self, KernelCache};
 use serde::Serialize;
 
-use super::ConfigArgs;
+use super::{ConfigArgs, plugin::build};
 use crate::{config::Overrides, version};
 
 /// How to report.
@@ -66,6 +66,9 @@ impl DoctorArgs {
             folder("plugin cache", &config.plugins.cache_dir),
             tool("cargo", "needed to build plugins: https://rustup.rs"),
             wasm_target(),
+        ]);
+        findings.extend(plugin_languages());
+        findings.extend([
             tool("gcc", "needed to build gapura itself"),
             port(config.server.listen),
         ]);
@@ -249,6 +252,42 @@ fn wasm_target() -> Finding {
     }
 }
 
+/// What builds plugins that are not in Rust, as the script that builds them says.
+fn plugin_languages() -> Vec<Finding> {
+    let output = Command::new("bash")
+        .args(["-c", build::OTHERS, "languages.sh", "--status"])
+        .output();
+    match output {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.lines().filter_map(plugin_language).collect()
+        }
+        Err(error) => vec![judged(
+            "plugins",
+            false,
+            format!("cannot run bash: {error}"),
+        )],
+    }
+}
+
+/// A line of the script: language, `ok` or `missing`, what there is, how to get it.
+fn plugin_language(line: &str) -> Option<Finding> {
+    let [language, verdict, detail, advice] = line.split('\t').collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    let topic = match language {
+        "python" => "plugins in Python",
+        "javascript" => "plugins in JavaScript",
+        "go" => "plugins in Go",
+        "c" => "plugins in C",
+        _ => return None,
+    };
+    Some(Finding {
+        advice: (!advice.is_empty()).then(|| advice.to_owned()),
+        ..judged(topic, verdict == "ok", detail.to_owned())
+    })
+}
+
 fn first_line(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -309,6 +348,19 @@ mod tests {
             ..found()
         };
         assert_eq!(part(ok, false).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn every_language_of_plugins_is_looked_for() {
+        let topics: Vec<_> = plugin_languages().into_iter().map(|it| it.topic).collect();
+        let expected = ["Python", "JavaScript", "Go", "C"];
+        assert_eq!(
+            topics,
+            expected.map(|language| format!("plugins in {language}"))
+        );
+        let missing = plugin_language("go\tmissing\tno go\tinstall Go").unwrap();
+        assert_eq!(missing.verdict, Verdict::Missing);
+        assert_eq!(missing.advice.as_deref(), Some("install Go"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `gapura plugin`: from an empty folder to a plugin that serves.
 
 mod bench;
-mod build;
+pub(super) mod build;
 mod inspect;
 mod project;
 mod remote;
@@ -16,6 +16,7 @@ pub(crate) enum PluginCommand {
     /// Start a new plugin in a folder of its name.
     #[command(after_help = "Examples:
   gapura plugin new shout
+  gapura plugin new brief --lang python
   gapura plugin new shout --dir ~/plugins/shout
   cd shout && gapura plugin build && gapura plugin push shout target/components/shout.wasm")]
     New(scaffold::NewArgs),

@@ -1,4 +1,4 @@
-//! `gapura plugin build`: runs the build script that the binary carries.
+//! `gapura plugin build`: runs the build script of the project's language, which the binary carries.
 
 use std::{
     fs,
@@ -13,13 +13,25 @@ use clap::Args;
 use super::project;
 use crate::cases::{self, Case};
 
-/// The script that builds our own plugins; it stands alone.
-const SCRIPT: &str = include_str!("../../../../../plugins/build.sh");
+/// The scripts that build our own plugins and those of other languages; each stands alone.
+const RUST: &str = include_str!("../../../../../plugins/build.sh");
+pub(crate) const OTHERS: &str = include_str!("../../../../../plugins/languages.sh");
+
+/// The files that tell a project's language, and the script that builds it; the first there is
+/// counts.
+const MANIFESTS: [(&str, &str); 5] = [
+    ("Cargo.toml", RUST),
+    ("pyproject.toml", OTHERS),
+    ("package.json", OTHERS),
+    ("go.mod", OTHERS),
+    ("Makefile", OTHERS),
+];
 
 /// What to build, and where it goes.
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
-    /// The folder with the plugin's Cargo.toml.
+    /// The folder with the plugin's manifest: Cargo.toml, pyproject.toml, package.json, go.mod or
+    /// Makefile.
     #[arg(default_value = ".")]
     project: PathBuf,
     /// Where the component goes. Default: target/components in the project.
@@ -49,13 +61,7 @@ pub(super) fn build(
     out: Option<&Path>,
     offline: bool,
 ) -> anyhow::Result<Vec<PathBuf>> {
-    let manifest = project.join("Cargo.toml");
-    if !manifest.is_file() {
-        bail!(
-            "there is no {}; start a plugin with `gapura plugin new NAME`",
-            manifest.display()
-        );
-    }
+    let script = script(project)?;
     let mut bash = Command::new("bash");
     bash.args(["-s", "--", "--project"]).arg(project);
     if let Some(out) = out {
@@ -72,7 +78,7 @@ pub(super) fn build(
     let mut stdin = child.stdin.take().expect("it was asked to be a pipe");
     // bash reads the script as it runs it; a broken pipe means that it ended early, and its
     // status says why.
-    let _ = stdin.write_all(SCRIPT.as_bytes());
+    let _ = stdin.write_all(script.as_bytes());
     drop(stdin);
     let done = child.wait_with_output()?;
     if !done.status.success() {
@@ -100,4 +106,34 @@ fn embed_cases(component: &Path, dir: &Path) -> anyhow::Result<()> {
         cases::embed(&mut wasm, &case.name, &text);
     }
     fs::write(component, wasm).with_context(|| format!("cannot write {shown}"))
+}
+
+/// What builds the project in `folder`.
+fn script(folder: &Path) -> anyhow::Result<&'static str> {
+    let manifests = MANIFESTS.iter();
+    let mut found = manifests.filter(|(manifest, _)| folder.join(manifest).is_file());
+    match found.next() {
+        Some((_, script)) => Ok(script),
+        None => bail!(
+            "no plugin in {}: there is no {}; start one with `gapura plugin new NAME`",
+            folder.display(),
+            MANIFESTS.map(|(manifest, _)| manifest).join(", ")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_manifest_tells_the_language() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = script(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("pyproject.toml"), "{error}");
+        for (manifest, expected) in MANIFESTS.into_iter().rev() {
+            std::fs::write(dir.path().join(manifest), "").unwrap();
+            assert_eq!(script(dir.path()).unwrap(), expected, "{manifest}");
+        }
+    }
 }

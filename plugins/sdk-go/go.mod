@@ -1,0 +1,3 @@
+module gapura
+
+go 1.24

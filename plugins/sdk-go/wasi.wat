@@ -1,0 +1,63 @@
+;; What Go's runtime asks of WASI, answered by nothing outside the component: a plugin in Go imports
+;; what its world says and no more. There are no arguments, environment, files and sockets; the clock
+;; only counts how often it was asked; random numbers are always the same. The contract's own clock
+;; and random are the real ones.
+(module
+  (import "env" "memory" (memory 0))
+  (global $time (mut i64) (i64.const 0))
+
+  (func (export "args_get") (param i32 i32) (result i32) (i32.const 0))
+  (func (export "environ_get") (param i32 i32) (result i32) (i32.const 0))
+  (func $no_sizes (param $count i32) (param $bytes i32) (result i32)
+    (i32.store (local.get $count) (i32.const 0))
+    (i32.store (local.get $bytes) (i32.const 0))
+    (i32.const 0))
+  (export "args_sizes_get" (func $no_sizes))
+  (export "environ_sizes_get" (func $no_sizes))
+
+  ;; A microsecond more each time.
+  (func (export "clock_time_get") (param $clock i32) (param $precision i64) (param $to i32) (result i32)
+    (global.set $time (i64.add (global.get $time) (i64.const 1000)))
+    (i64.store (local.get $to) (global.get $time))
+    (i32.const 0))
+  (func (export "clock_res_get") (param $clock i32) (param $to i32) (result i32)
+    (i64.store (local.get $to) (i64.const 1000))
+    (i32.const 0))
+  (func (export "random_get") (param $to i32) (param $length i32) (result i32)
+    (memory.fill (local.get $to) (i32.const 42) (local.get $length))
+    (i32.const 0))
+  (func (export "sched_yield") (result i32) (i32.const 0))
+  (func (export "poll_oneoff") (param $in i32) (param $out i32) (param $count i32) (param $num_events i32) (result i32)
+    (i32.store (local.get $num_events) (i32.const 0))
+    (i32.const 0))
+  ;; A panic ends here; the SDK has logged it.
+  (func (export "proc_exit") (param i32) (unreachable))
+
+  ;; Bad file descriptor: no file, no folder and no socket is open.
+  (func (export "fd_close") (param i32) (result i32) (i32.const 8))
+  (func (export "fd_fdstat_get") (param i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_fdstat_set_flags") (param i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_filestat_get") (param i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_filestat_set_size") (param i32 i64) (result i32) (i32.const 8))
+  (func (export "fd_pread") (param i32 i32 i32 i64 i32) (result i32) (i32.const 8))
+  (func (export "fd_prestat_dir_name") (param i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_prestat_get") (param i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_pwrite") (param i32 i32 i32 i64 i32) (result i32) (i32.const 8))
+  (func (export "fd_read") (param i32 i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_readdir") (param i32 i32 i32 i64 i32) (result i32) (i32.const 8))
+  (func (export "fd_seek") (param i32 i64 i32 i32) (result i32) (i32.const 8))
+  (func (export "fd_sync") (param i32) (result i32) (i32.const 8))
+  (func (export "fd_write") (param i32 i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "path_create_directory") (param i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "path_filestat_get") (param i32 i32 i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "path_filestat_set_times") (param i32 i32 i32 i32 i64 i64 i32) (result i32) (i32.const 8))
+  (func (export "path_link") (param i32 i32 i32 i32 i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "path_open") (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32) (i32.const 8))
+  (func (export "path_readlink") (param i32 i32 i32 i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "path_remove_directory") (param i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "path_rename") (param i32 i32 i32 i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "path_symlink") (param i32 i32 i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "path_unlink_file") (param i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "sock_accept") (param i32 i32 i32) (result i32) (i32.const 8))
+  (func (export "sock_shutdown") (param i32 i32) (result i32) (i32.const 8))
+)
