@@ -1,6 +1,7 @@
 //! What guest calls cost here: min and median in microseconds. Without arguments it measures the
 //! smallest guests there are, so that what is left is the runtime's own share; with the path of a
-//! component it measures that plugin (every import granted, no settings).
+//! component it measures that plugin (every import granted, no settings). Last comes how long a
+//! guest that never ends runs, where a call may take [`RUNAWAY_MS`].
 //!
 //! `cargo run --release -p gapura-plugin-runtime --example call_costs [plugin.wasm]`
 
@@ -16,6 +17,8 @@ use gapura_test_guests as guests;
 
 const ROUNDS: usize = 2_000;
 const PUSHES: usize = 100;
+const RUNAWAY_MS: u64 = 50;
+const RUNAWAYS: usize = 40;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,6 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..ROUNDS {
         request(&chain, &services, &mut costs).await?;
     }
+    runaway(&runtime, &services, &mut costs).await?;
     let mut out = format!("{} loaded in {loaded:.1?}\n", plugin.label());
     for (name, times) in &mut costs.0 {
         times.sort_unstable();
@@ -51,6 +55,30 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ));
     }
     std::io::Write::write_all(&mut std::io::stdout(), out.as_bytes())?;
+    Ok(())
+}
+
+async fn runaway(
+    runtime: &PluginRuntime,
+    services: &Services,
+    costs: &mut Costs,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let endless = generous(runtime.load("endless", guests::ENDLESS)?);
+    let limits = Limits {
+        call_ms: RUNAWAY_MS,
+        ..endless.limits.clone()
+    };
+    let render = generous(runtime.load("render", guests::RENDER)?);
+    let chain = vec![Binding { limits, ..endless }, render];
+    let chain = Arc::new(Chain::new("route", chain)?);
+    for _ in 0..RUNAWAYS {
+        let mut run = chain.start(services.clone());
+        let started = Instant::now();
+        if run.validate(chat()).await.is_ok() {
+            return Err("a guest that never ends has ended".into());
+        }
+        costs.add("runaway, 50 ms allowed", started);
+    }
     Ok(())
 }
 
