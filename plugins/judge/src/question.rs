@@ -82,7 +82,9 @@ impl Ruling {
             Ok(answer) => Self::None(format!("it said `{}`", answer.text)),
             Err(error) => Self::None(match error {
                 ModelError::Budget(what) => {
-                    format!("the request has had {what}; the binding's `model` says how many there may be")
+                    format!(
+                        "the request has had {what}; the binding's `model` says how many there may be"
+                    )
                 }
                 ModelError::Depth => "the judge was asked within a question".to_owned(),
                 ModelError::Deadline => "its time was over".to_owned(),

@@ -7,7 +7,8 @@
 //! let prompt = turns::chatml(&[Message::user("Halo?")], false)
 //!     .grammar(Grammar::Regex("ya|tidak".to_owned()))
 //!     .build();
-//! assert_eq!(prompt.segments.len(), 5);
+//! assert_eq!(prompt.segments.len(), 6);
+//! assert!(prompt.grammar.is_some());
 //! ```
 
 mod chatml;
