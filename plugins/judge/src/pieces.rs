@@ -1,6 +1,6 @@
 //! What of an answer is held, and where a piece of it ends.
 
-/// As much of an answer as the model reads of it, at its end.
+/// What was judged before is read again as far as it fits into so many bytes with what is not.
 const MAX_CONTEXT_BYTES: usize = 8 << 10;
 const MAX_CHAR_BYTES: usize = 4;
 
@@ -126,6 +126,17 @@ mod tests {
             pieces(Some(10), 100, &["Satu. Dua. Ti", "ga. Empat", ". "]),
             ["Satu. Dua. ", "Tiga. Empat. "]
         );
+    }
+
+    #[test]
+    fn what_was_not_judged_is_never_forgotten() {
+        let mut pieces = Pieces::new(None, 4 * MAX_CONTEXT_BYTES);
+        for _ in 0..2 * MAX_CONTEXT_BYTES / 8 {
+            assert_eq!(pieces.push("sepuluh "), None);
+        }
+        let piece = pieces.finish().unwrap();
+        assert_eq!(piece.len(), 2 * MAX_CONTEXT_BYTES);
+        assert_eq!(pieces.so_far(), piece);
     }
 
     #[test]
