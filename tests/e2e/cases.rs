@@ -42,11 +42,16 @@ fn test(name: &str, cases: &Path, arguments: &[&str]) -> (bool, String) {
 #[test]
 fn the_cases_of_our_plugins_hold() {
     for name in [
+        "answer-cache",
         "chatml",
         "gemma-chat",
+        "json-guard",
+        "judge",
         "persona",
         "pii-redact",
+        "rag-context",
         "request-guard",
+        "router",
     ] {
         let (holds, text) = test(name, &Path::new(PLUGINS).join(name).join("cases"), &[]);
         assert!(holds, "{name}: {text}");

@@ -191,14 +191,14 @@ MUTATIONS = [
     ),
     dict(
         name="<bos> twice before a chat",
-        edits=[("plugins/gemma-chat/src/lib.rs", "PromptBuilder::new().control(BEGIN);",
+        edits=[("plugins/sdk/src/turns/gemma.rs", "PromptBuilder::new().control(BEGIN);",
                 "PromptBuilder::new().control(BEGIN).control(BEGIN);")],
         suite="plugins",
         tests=["chats_of_user_and_assistant_are_what_the_official_template_writes"],
     ),
     dict(
         name="system message dropped",
-        edits=[("plugins/gemma-chat/src/turns.rs", "if !trim(&text).is_empty() {", "if trim(&text) == \"system\" {")],
+        edits=[("plugins/sdk/src/turns/gemma.rs", "if !trim(&text).is_empty() {", "if trim(&text) == \"system\" {")],
         suite="plugins",
         tests=["system"],
     ),

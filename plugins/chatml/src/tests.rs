@@ -1,4 +1,4 @@
-use gapura_plugin_sdk::{Segment, ToolCall, testing};
+use gapura_plugin_sdk::{Role, Segment, ToolCall, testing};
 
 use super::*;
 
@@ -101,4 +101,20 @@ fn tool_calls_and_answers_are_turns() {
          {\"kota\": \"Bandung\"}}\n</tool_call><|im_end|>\n<|im_start|>tool\n29 C<|im_end|>\n\
          <|im_start|>assistant\n"
     );
+}
+
+#[test]
+fn a_system_message_within_the_conversation_is_not_of_the_prefix() {
+    let prompt = render_with(
+        r#"{"stable_system": true}"#,
+        &[
+            Message::system("One."),
+            Message::user("Hi"),
+            Message::system("Two."),
+            Message::user("Go"),
+        ],
+    );
+    let marks = prompt.segments.iter();
+    let marks = marks.filter(|segment| **segment == Segment::PrefixEnd);
+    assert_eq!(marks.count(), 1);
 }

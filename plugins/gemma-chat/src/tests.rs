@@ -1,4 +1,4 @@
-use gapura_plugin_sdk::{Role, Segment, ToolCall, testing};
+use gapura_plugin_sdk::{Message, Role, Segment, ToolCall, testing};
 
 use super::*;
 

@@ -40,6 +40,7 @@ pub mod metrics;
 pub mod model;
 pub mod random;
 pub mod tokenizer;
+pub mod turns;
 
 mod bindings;
 mod export;

@@ -122,10 +122,9 @@ pub fn chat(messages: impl IntoIterator<Item = Message>) -> Chat {
     }
 }
 
-/// Runs a whole answer, cut into `deltas`, through a responder. Returns what the client
-/// gets, and why the answer ended.
-pub fn respond<R: Responder>(deltas: &[&str]) -> (String, FinishReason) {
-    let mut responder = R::new(Context {
+/// What a responder hears of the answer to [`chat`].
+pub fn context() -> Context {
+    Context {
         request_id: "test-request".to_owned(),
         route: "test-route".to_owned(),
         model: "test-model".to_owned(),
@@ -133,7 +132,22 @@ pub fn respond<R: Responder>(deltas: &[&str]) -> (String, FinishReason) {
         stream: true,
         choice: 0,
         extra: "{}".to_owned(),
-    });
+    }
+}
+
+/// Runs a whole answer, cut into `deltas`, through a responder. Returns what the client
+/// gets, and why the answer ended.
+pub fn respond<R: Responder>(deltas: &[&str]) -> (String, FinishReason) {
+    respond_in::<R>(context(), deltas, FinishReason::Stop)
+}
+
+/// The same for an answer of this request that the model ends for `reason`.
+pub fn respond_in<R: Responder>(
+    context: Context,
+    deltas: &[&str],
+    reason: FinishReason,
+) -> (String, FinishReason) {
+    let mut responder = R::new(context);
     let mut answer = String::new();
     let mut apply = |action| match action {
         Action::Emit(text) => {
@@ -157,6 +171,6 @@ pub fn respond<R: Responder>(deltas: &[&str]) -> (String, FinishReason) {
             return (answer, reason);
         }
     }
-    let reason = apply(responder.finish(FinishReason::Stop)).unwrap_or(FinishReason::Stop);
+    let reason = apply(responder.finish(reason)).unwrap_or(reason);
     (answer, reason)
 }

@@ -1,30 +1,58 @@
-//! From messages of any roles to alternating turns of `user` and `model`.
+//! Gemma 2 and 3: `user` and `model` in strict alternation, and no system turn.
 
-use gapura_plugin_sdk::{Message, Role};
+use crate::{Message, PromptBuilder, Role};
+
+const BEGIN: &str = "<bos>";
+const START: &str = "<start_of_turn>";
+const END: &str = "<end_of_turn>";
 
 const USER: &str = "user";
 const MODEL: &str = "model";
 
+/// A conversation as Gemma 2 and 3 were trained on it, and the opening of the model's turn.
+///
+/// All system and developer texts, wherever they stand, become one text at the start of the first
+/// user turn; turns of one role in a row become one; what a tool answers counts as the user's.
+/// `stable_system` says that the system text is the same for every request of the route: the
+/// prefix ends behind it.
+pub fn gemma(messages: &[Message], stable_system: bool) -> PromptBuilder {
+    let Turns { system, turns } = fold(messages);
+    let mut prompt = PromptBuilder::new().control(BEGIN);
+    for (index, turn) in turns.iter().enumerate() {
+        prompt = prompt.control(START).text(turn.role).text("\n");
+        if let (0, Some(system)) = (index, &system) {
+            prompt = prompt.text(system).text("\n\n");
+            if stable_system {
+                // No token spans a run of newlines and the letter behind it, so that the
+                // two halves tokenize as the whole does.
+                prompt = prompt.prefix_end();
+            }
+        }
+        prompt = prompt.text(&turn.text).control(END).text("\n");
+    }
+    prompt.control(START).text("model\n")
+}
+
 /// A conversation as Gemma reads it.
-pub(crate) struct Turns {
+struct Turns {
     /// The system text, which goes to the start of the first turn, a user's.
-    pub(crate) system: Option<String>,
+    system: Option<String>,
     /// Alternating turns.
-    pub(crate) turns: Vec<Turn>,
+    turns: Vec<Turn>,
 }
 
 /// One turn.
-pub(crate) struct Turn {
+struct Turn {
     /// `user` or `model`.
-    pub(crate) role: &'static str,
+    role: &'static str,
     /// Trimmed.
-    pub(crate) text: String,
+    text: String,
 }
 
 /// Folds a conversation: all system and developer texts, wherever they stand, become one
 /// system text with blank lines between; turns of one role in a row become one turn in the
 /// same way; what a tool answers counts as the user's.
-pub(crate) fn fold(messages: &[Message]) -> Turns {
+fn fold(messages: &[Message]) -> Turns {
     let mut system = Vec::new();
     let mut turns: Vec<Turn> = Vec::new();
     for message in messages {
