@@ -7,7 +7,7 @@ use axum::body::Body;
 use gapura_engine::EngineConfig;
 use gapura_engine::sim::{SimFault, SimLatency, SimRunner};
 use gapura_test_guests as guests;
-use gapura_tests::{Answer, Server, post};
+use gapura_tests::{Answer, Server, component, post};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -354,4 +354,56 @@ async fn a_failure_of_an_observer_is_counted_and_no_more() {
     server.state.drain();
     let drained = tokio::time::timeout(Duration::from_secs(10), server.state.drained()).await;
     drained.expect("nothing is left to hear");
+}
+
+/// Requests that differ in anything that decides an answer do not share one from memory.
+#[tokio::test]
+async fn a_cached_answer_is_only_for_the_same_request() {
+    let toml = "[[routes]]\nname = 'chat'\nplugins = [\
+                { plugin = 'answer-cache', grants = ['log', 'kv', 'metrics'] }, \
+                { plugin = 'chatml' }]\n";
+    let cache = component("answer-cache");
+    let runner = SimRunner::default().answering("abc");
+    let server = Server::with_plugins(toml, runner, &[("answer-cache", &cache)]);
+    let hits = async || {
+        let series =
+            "gapura_plugin_values_total{name=\"hits\",plugin=\"answer-cache\",route=\"chat\"}";
+        sample(&server, series).await.unwrap_or(0.0)
+    };
+    let greedy = |more: Value| {
+        let mut body = halo("chat");
+        body["temperature"] = json!(0);
+        let more = more.as_object().expect("an object").clone();
+        body.as_object_mut().expect("an object").extend(more);
+        body
+    };
+    let content = |answer: &Answer| {
+        answer.json()["choices"][0]["message"]["content"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let plain = greedy(json!({}));
+    let others = [
+        greedy(json!({"guided_regex": "[0-9]{3}"})),
+        greedy(json!({"logit_bias": {"97": -100}})),
+        greedy(json!({"stop_token_ids": [98]})),
+        greedy(json!({"min_tokens": 2})),
+        greedy(json!({"n": 2})),
+    ];
+    for body in [&plain].into_iter().chain(&others) {
+        let answer = server.post(CHAT, body.clone()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let text = json!({"model": "chat", "prompt": "halo", "temperature": 0});
+    assert_eq!(server.post("/v1/completions", text).await.status, 200);
+    assert_eq!(hits().await, 0.0);
+    let again = server.post(CHAT, plain).await;
+    assert_eq!(
+        (content(&again).as_deref(), hits().await),
+        (Some("abc"), 1.0)
+    );
+    let digits = server.post(CHAT, others[0].clone()).await;
+    let digits = content(&digits).expect("a text");
+    assert!(digits.bytes().all(|byte| byte.is_ascii_digit()), "{digits}");
+    assert_eq!(hits().await, 2.0);
 }

@@ -86,7 +86,7 @@ pub struct Chat {
     pub messages: Vec<Message>,
     /// What the client asked of the sampler.
     pub sampling: Sampling,
-    /// `metadata`, `user` and unknown fields as one JSON object.
+    /// `metadata`, `user`, unknown fields and those without another place as one JSON object.
     pub extra: String,
 }
 
@@ -189,7 +189,7 @@ pub struct AnswerContext {
     pub stream: bool,
     /// Which of the request's `n` answers this is, from 0.
     pub choice: u32,
-    /// The client's `metadata`, `user` and unknown fields as one JSON object.
+    /// `metadata`, `user`, unknown fields and those without another place as one JSON object.
     pub extra: String,
 }
 

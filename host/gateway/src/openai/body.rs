@@ -40,6 +40,15 @@ impl Fields {
         }
     }
 
+    /// Copies of those of `names` that are there and not `null`.
+    pub(super) fn copies(&self, names: &[&str]) -> Map<String, Value> {
+        let there = names.iter().filter_map(|name| self.0.get_key_value(*name));
+        there
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
     /// Takes `name` out; absent and `null` are `None`.
     ///
     /// # Errors

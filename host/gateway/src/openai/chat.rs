@@ -21,7 +21,8 @@ pub struct ChatRequest {
     pub options: Options,
     /// How the answer is delivered.
     pub delivery: Delivery,
-    /// `user`, `metadata` and the fields that this version does not know.
+    /// `user`, `metadata`, the fields that this version does not know, and those that decide the
+    /// answer and that plugins see nowhere else.
     pub extra: Map<String, Value>,
 }
 
@@ -32,6 +33,7 @@ impl ChatRequest {
     /// 400 with the offending field as `param`.
     pub fn parse(bytes: &[u8], max_messages: usize) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(bytes)?;
+        let unplaced = sampling::unplaced(&fields);
         let model = fields.take("model")?;
         let messages = message::parse(fields.require::<Value>("messages")?, max_messages)?;
         let mut sampling = sampling::take_sampling(&mut fields)?;
@@ -40,7 +42,7 @@ impl ChatRequest {
         options.logprobs = take_logprobs(&mut fields)?;
         let delivery = sampling::take_delivery(&mut fields)?;
         unsupported::refuse_in_chat(&mut fields)?;
-        let extra = sampling::take_extra(fields)?;
+        let extra = sampling::take_extra(fields, unplaced)?;
         Ok(Self {
             model,
             messages,
@@ -91,7 +93,9 @@ mod tests {
         .unwrap();
         assert_eq!(
             Value::Object(request.extra),
-            serde_json::json!({"user": "u", "metadata": {"k": "v"}, "x_tone": "formal"})
+            serde_json::json!({
+                "user": "u", "metadata": {"k": "v"}, "x_tone": "formal", "logprobs": true,
+            })
         );
         assert_eq!(request.options.logprobs, Some(0));
         assert!(request.delivery.is_stream());

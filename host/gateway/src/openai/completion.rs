@@ -50,6 +50,9 @@ impl CompletionRequest {
     /// 400 with the offending field as `param`.
     pub fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(bytes)?;
+        let mut unplaced = sampling::unplaced(&fields);
+        // A text is no chat of one message, though plugins see it so.
+        unplaced.insert("object".to_owned(), "text_completion".into());
         let model = fields.take("model")?;
         let prompts = prompts(fields.require("prompt")?)?;
         let echo = fields.take::<bool>("echo")?.unwrap_or(false);
@@ -69,7 +72,7 @@ impl CompletionRequest {
         }
         let delivery = sampling::take_delivery(&mut fields)?;
         unsupported::refuse_in_completion(&mut fields)?;
-        let extra = sampling::take_extra(fields)?;
+        let extra = sampling::take_extra(fields, unplaced)?;
         Ok(Self {
             model,
             prompts,

@@ -160,14 +160,43 @@ pub(super) fn take_delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
     }
 }
 
-/// Takes `user`, `metadata` and all that is left: what plugins see as `extra`.
+/// The fields that decide an answer and have no place of their own in what plugins see.
+const UNPLACED: [&str; 15] = [
+    "n",
+    "logit_bias",
+    "ignore_eos",
+    "min_tokens",
+    "stop_token_ids",
+    "logprobs",
+    "top_logprobs",
+    "echo",
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "cache_salt",
+];
+
+/// What [`take_extra`] hands on of fields that are taken before.
+pub(super) fn unplaced(fields: &Fields) -> Map<String, Value> {
+    fields.copies(&UNPLACED)
+}
+
+/// Takes `user`, `metadata` and all that is left: what plugins see as `extra`, together with the
+/// [`unplaced`] fields.
 ///
 /// # Errors
 /// 400 for a `user` that is no string or `metadata` that is no object of strings.
-pub(super) fn take_extra(mut fields: Fields) -> Result<Map<String, Value>, ApiError> {
+pub(super) fn take_extra(
+    mut fields: Fields,
+    unplaced: Map<String, Value>,
+) -> Result<Map<String, Value>, ApiError> {
     let user = fields.take::<String>("user")?;
     let metadata = fields.take::<BTreeMap<String, String>>("metadata")?;
     let mut extra = fields.rest();
+    extra.extend(unplaced);
     if let Some(user) = user {
         extra.insert("user".to_owned(), Value::from(user));
     }
