@@ -157,7 +157,8 @@ def serve(languages: list[str], scratch: Path) -> dict[str, float]:
     (scratch / "gapura.toml").write_text(config)
     log = scratch / "log"
     with log.open("w") as sink:
-        server = subprocess.Popen([GAPURA, "serve", "--config", scratch / "gapura.toml"], stderr=sink)
+        command = [GAPURA, "serve", "--config", scratch / "gapura.toml"]
+        server = subprocess.Popen(command, stdout=sink, stderr=sink)
     try:
         deadline = time.monotonic() + 300
         while True:
