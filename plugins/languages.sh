@@ -162,13 +162,14 @@ build_python() {
   identify "$(toml_value name)" "$(toml_value version)"
   [[ -f plugin.py ]] || die "no plugin.py in $project" "the component is made of the module plugin"
   local python=(env "PYTHONPATH=$tools/componentize-py-$componentize_py" PYTHONDONTWRITEBYTECODE=1
-    python3 -c 'import componentize_py; componentize_py.script()' --wit-path wit --world $world)
+    python3 -c 'import componentize_py; componentize_py.script()' --wit-path wit --world "$world")
   # What tests and editors see of the contract.
   rm -rf bindings
   "${python[@]}" bindings bindings >&2 || die "wit/ cannot be read"
   mkdir "$work/src"
   cp ./*.py "$work/src/"
-  "${python[@]}" componentize --stub-wasi --python-path "$work/src" --output "$1" plugin >&2 ||
+  # WASI stays, which the host gives empty: stubs in its place would make a trap of every print.
+  "${python[@]}" componentize --python-path "$work/src" --output "$1" plugin >&2 ||
     die "the build failed"
 }
 
@@ -276,7 +277,7 @@ build() {
 
 main() {
   local action=build
-  project= out= offline=0
+  project="" out="" offline=0
   while (($#)); do
     case $1 in
       -h | --help) usage; exit 0 ;;

@@ -8,7 +8,7 @@ use gapura_plugin_runtime::{
 };
 
 use crate::describe;
-use crate::host::{Guest, settings};
+use crate::host::{Guest, MEMORY_BYTES, settings};
 use crate::values::{REASONS, TEXTS, bare, context, delta, full, grammars, refusal};
 
 async fn judge(guest: &Guest, chat: Chat) -> Validated {
@@ -245,6 +245,20 @@ pub(crate) async fn respond(guest: &Guest) {
         assert_eq!(responder.finish(reason).await, Ok(emit(expected)));
     }
     assert_eq!(first.finish(FinishReason::Stop).await, Ok(emit("stop 3")));
+}
+
+/// Twice the memory that a guest may have goes through one processor: what a call took is given back.
+pub(crate) async fn answer_at_length(guest: &Guest) {
+    let long = delta(&"x".repeat(64 << 10));
+    let calls = 2 * MEMORY_BYTES / long.text.len() as u64;
+    let responder = guest.start().responder(context(None, 0)).await;
+    let mut responder = responder.expect("a responder");
+    let expected = emit(describe::delta(&long));
+    for _ in 0..calls {
+        assert_eq!(responder.push(long.clone()).await.as_ref(), Ok(&expected));
+    }
+    let finished = responder.finish(FinishReason::Stop).await;
+    assert_eq!(finished, Ok(emit(format!("stop {calls}"))));
 }
 
 pub(crate) async fn observe(guest: &Guest) {

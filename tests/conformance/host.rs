@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 /// The languages, as their guests' files are named.
 pub(crate) const LANGUAGES: [&str; 5] = ["rust", "python", "javascript", "go", "c"];
 
+/// What each guest may have: the default of a route.
+pub(crate) const MEMORY_BYTES: u64 = 64 << 20;
+
 static RUNTIME: LazyLock<PluginRuntime> = LazyLock::new(|| {
     let config = RuntimeConfig {
         // Each instance reserves address space, and these tests need few.
@@ -58,7 +61,7 @@ impl Guest {
             settings: settings(),
             // What is tested is what guests say, on machines that may be busy.
             limits: Limits {
-                memory_bytes: 128 << 20,
+                memory_bytes: MEMORY_BYTES,
                 call_ms: 10_000,
                 delta_ms: 10_000,
                 ..Limits::default()

@@ -20,6 +20,7 @@ macro_rules! conforms {
                 cases::imports(&guest).await;
                 cases::render(&guest).await;
                 cases::respond(&guest).await;
+                cases::answer_at_length(&guest).await;
                 cases::observe(&guest).await;
             }
         )+
