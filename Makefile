@@ -28,6 +28,8 @@ test: build models guests ## All tests; needs no GPU, and npm for plugins in Jav
 	cargo test --release --locked --manifest-path plugins/Cargo.toml --no-fail-fast
 	$(call say,Plugins in five languages)
 	@python3 tests/languages/run.py --no-conformance
+	$(call say,From nothing to a plugin that is swapped)
+	@examples/write-a-plugin/run.sh
 	$(call say,The official OpenAI client)
 	@tests/clients/run.sh
 	$(call say,Mixed traffic for a short while)

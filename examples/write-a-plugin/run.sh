@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a plugin that runs: scaffold, test, build, look at it, push it to a gateway that
+# From nothing to a plugin that runs: scaffold, test, measure, build, look at it, push it to a gateway that
 # serves, see the answer change. Needs `make build`; two minutes the first time.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -11,6 +11,8 @@ step() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 step "$gapura" plugin new shout
 (cd shout && step cargo test --quiet)
+step "$gapura" plugin test shout
+step "$gapura" plugin bench shout --requests 200 --budget 2000 --delta-budget 50
 step "$gapura" plugin build shout
 step "$gapura" plugin inspect shout/target/components/shout.wasm
 
