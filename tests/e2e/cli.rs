@@ -292,22 +292,6 @@ fn a_plugin_is_pushed_and_seen() {
 }
 
 #[test]
-fn a_new_plugin_goes_into_an_empty_folder_only() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("shout");
-    let new = || {
-        gapura()
-            .args(["plugin", "new", "shout", "--dir"])
-            .arg(&folder)
-            .output()
-            .unwrap()
-    };
-    assert!(stdout(&new()).contains("gapura plugin build"));
-    assert!(folder.join("src/lib.rs").is_file() && folder.join("sdk/Cargo.toml").is_file());
-    assert!(error(&new()).contains("is not empty; nothing was written"));
-}
-
-#[test]
 fn bench_measures_a_running_server() {
     let server = Process::start(
         "[[routes]]\nname = 'chat'\nplugins = [{ plugin = 'chatml' }]\n",

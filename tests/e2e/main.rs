@@ -17,6 +17,7 @@ mod prefix;
 mod process;
 mod restarts;
 mod sampling;
+mod scaffold;
 mod stream;
 mod surface;
 mod swap;

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +24,9 @@ OUT = REPO / "target/fuzz"
 TARGETS = [path.stem for path in sorted((FUZZ / "fuzz_targets").glob("*.rs"))]
 # The stable toolchain, allowed to instrument. LeakSanitizer needs ptrace, which containers forbid.
 ENV = os.environ | {"RUSTC_BOOTSTRAP": "1", "CARGO_TARGET_DIR": str(OUT / "build"), "ASAN_OPTIONS": "detect_leaks=0"}
-# Bytes of an input. A grammar takes time with its length; great ones are in the unit tests.
-MAX_LEN = {"grammar": 2048}
+# Bytes of an input. A grammar takes time with its length; great ones are in the unit tests. A
+# component is compiled; the guest of host_imports reads one page.
+MAX_LEN = {"grammar": 2048, "component": 16384, "host_imports": 4096}
 FLAGS = ["--fuzz-dir", str(FUZZ), "--sanitizer", "address", "--release"]
 
 SCHEMA, REGEX, LARK, CHOICE = range(4)
@@ -48,6 +50,21 @@ GRAMMARS = [
 ]
 
 
+def instruction(what, raw=0, a=2048, b=4, c=2056, d=4, e=0, wide=1, to=512):
+    """One of the guest `calls` of tests/guests."""
+    return struct.pack("<BBHIIIIIqII", what, raw, 0, a, b, c, d, e, wide, to, 0)
+
+
+def programs():
+    """For host_imports: each import alone, then all, in their bounds and far out of them."""
+    calls = range(1, 14)
+    yield from (instruction(what) for what in calls)
+    yield from (instruction(what, raw=1, a=0xffff_fff0, b=0xffff, to=0xffff_fff1) for what in calls)
+    yield b"".join(instruction(what) for what in calls)
+    yield instruction(7, a=0, b=9, c=0, d=65535, e=1, wide=-1) * 99 + instruction(6, a=0, b=9)
+    yield instruction(13, b=1, d=8, e=0x3f80_0000, wide=1 << 32 | 1) * 3
+
+
 def seeds(target):
     """The folder with what the target begins with."""
     folder = OUT / "corpus" / target
@@ -63,6 +80,13 @@ def seeds(target):
     elif target == "gguf":
         (folder / "empty").write_bytes(b"GGUF\x03\0\0\0" + bytes(16))
         subprocess.run([sys.executable, FUZZ / "seed_gguf.py", folder / "llama"], check=True)
+    elif target == "component":
+        # Small enough are the guests of the tests; a build keeps them where it likes.
+        for path in OUT.glob("build/*/release/build/gapura-test-guests-*/out/*.wasm"):
+            shutil.copy(path, folder)
+    elif target == "host_imports":
+        for index, program in enumerate(programs()):
+            (folder / f"{index}").write_bytes(program)
     elif target == "grammar":
         for index, (kind, text) in enumerate(GRAMMARS):
             draws = bytes([0, 34, 97, 200, 58, 7, 125, 93, 11, 48, 255])

@@ -1,6 +1,6 @@
-//! Makes a component of each file of `wat/`.
+//! Makes a component of each file of `wat/` and `components/`.
 //!
-//! The first lines of a file are `;; key: value`: `world` names its world; `wit` a file of `wit/`
+//! Those of `components/` are whole components in text. The first lines of a file of `wat/` are `;; key: value`: `world` names its world; `wit` a file of `wit/`
 //! with that world, `beside` the contract or `instead` of it.
 
 use std::path::{Path, PathBuf};
@@ -28,11 +28,13 @@ const PRELUDE: &str = r#"
 
 fn main() -> Result<()> {
     let contract = Path::new("../../wit");
-    for path in [Path::new("wat"), Path::new("wit"), contract] {
+    let whole = Path::new("components");
+    for path in [Path::new("wat"), whole, Path::new("wit"), contract] {
         println!("cargo::rerun-if-changed={}", path.display());
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut files: Vec<_> = fs::read_dir("wat")?
+        .chain(fs::read_dir(whole)?)
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     files.sort();
@@ -43,7 +45,11 @@ fn main() -> Result<()> {
             .and_then(|stem| stem.to_str())
             .context("a name")?;
         let text = fs::read_to_string(&file)?;
-        let wasm = component(&text, contract).with_context(|| file.display().to_string())?;
+        let wasm = match file.starts_with(whole) {
+            true => wat::parse_str(&text).map_err(Into::into),
+            false => component(&text, contract),
+        };
+        let wasm = wasm.with_context(|| file.display().to_string())?;
         let to = out.join(format!("{name}.wasm"));
         fs::write(&to, wasm)?;
         for line in text.lines().skip_while(|line| header(line).is_some()) {

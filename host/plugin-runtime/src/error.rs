@@ -49,7 +49,10 @@ pub enum LoadError {
         name: String,
     },
     /// The artefact is larger than the host takes.
-    #[error("the component has {bytes} bytes, more than the limit of {limit_bytes}")]
+    #[error(
+        "the component has {bytes} bytes, more than the limit of {limit_bytes}: build it without \
+         debug information, or raise the limit"
+    )]
     TooLarge {
         /// Its size.
         bytes: u64,
@@ -69,7 +72,9 @@ pub enum LoadError {
     )]
     CoreModule,
     /// The file ends in the middle of a section.
-    #[error("truncated: the file ends after {bytes} bytes, inside of a section")]
+    #[error(
+        "truncated: the file ends after {bytes} bytes, inside of a section; copy or build it again"
+    )]
     Truncated {
         /// How many bytes there are.
         bytes: u64,
@@ -78,6 +83,15 @@ pub enum LoadError {
     #[error("invalid component: {message}")]
     Invalid {
         /// What the validator or compiler said.
+        message: String,
+    },
+    /// The component is valid WebAssembly, but of a kind that plugins cannot be.
+    #[error(
+        "needs a feature of WebAssembly that plugins do not have, such as memory64 or threads: \
+         {message}; build it for wasm32 without that feature"
+    )]
+    Feature {
+        /// What the validator said.
         message: String,
     },
     /// The component exports no stage.
@@ -90,7 +104,10 @@ pub enum LoadError {
         found: String,
     },
     /// The component speaks another version of the contract.
-    #[error("{item} is of another contract version: this host serves {served}")]
+    #[error(
+        "{item} is of another contract version: this host serves {served}; build the plugin \
+         against that, with the SDK of this release"
+    )]
     ContractVersion {
         /// The import or export, with its version.
         item: String,

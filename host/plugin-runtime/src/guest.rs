@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 use wasmtime::component::{Instance, ResourceAny};
+use wasmtime::error::Context as _;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
 use crate::bindings::{self, InvalidOutput, completion_observer, response_processing, types as w};
@@ -111,30 +112,26 @@ impl Guest {
         })
     }
 
-    /// Checks the types of every export of `artifact`.
+    /// Checks the types of every export of `artifact`. An error names the stage's interface.
     pub(crate) fn check_types(&mut self, artifact: &Artifact) -> wasmtime::Result<()> {
         let (store, instance) = (&mut self.store, &self.instance);
         let indices = &artifact.indices;
-        indices
-            .validate
-            .as_ref()
-            .map(|found| found.load(&mut *store, instance))
-            .transpose()?;
-        indices
-            .render
-            .as_ref()
-            .map(|found| found.load(&mut *store, instance))
-            .transpose()?;
-        indices
-            .respond
-            .as_ref()
-            .map(|found| found.load(&mut *store, instance))
-            .transpose()?;
-        indices
-            .observe
-            .as_ref()
-            .map(|found| found.load(&mut *store, instance))
-            .transpose()?;
+        if let Some(found) = &indices.validate {
+            let loaded = found.load(&mut *store, instance).map(drop);
+            loaded.context(Stage::Validate.interface())?;
+        }
+        if let Some(found) = &indices.render {
+            let loaded = found.load(&mut *store, instance).map(drop);
+            loaded.context(Stage::Render.interface())?;
+        }
+        if let Some(found) = &indices.respond {
+            let loaded = found.load(&mut *store, instance).map(drop);
+            loaded.context(Stage::Respond.interface())?;
+        }
+        if let Some(found) = &indices.observe {
+            let loaded = found.load(&mut *store, instance).map(drop);
+            loaded.context(Stage::Observe.interface())?;
+        }
         Ok(())
     }
 

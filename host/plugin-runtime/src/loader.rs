@@ -4,6 +4,7 @@
 use std::sync::{Arc, PoisonError};
 
 use sha2::{Digest, Sha256};
+use wasmparser::{Validator, WasmFeatures};
 use wasmtime::component::Component;
 
 use crate::bindings::{Indices, SERVED};
@@ -30,6 +31,15 @@ const WASI: [&str; 6] = [
     "wasi:sockets/",
 ];
 
+/// What toolchains can be told to use and no plugin may.
+const LACKING: WasmFeatures = WasmFeatures::MEMORY64
+    .union(WasmFeatures::THREADS)
+    .union(WasmFeatures::SHARED_EVERYTHING_THREADS);
+/// Most characters of a name or message out of a component that an error shows.
+const SHOWN_CHARS: usize = 300;
+/// Most exports that an error lists.
+const SHOWN_EXPORTS: usize = 6;
+
 pub(crate) fn load(shared: &Arc<Shared>, name: &str, wasm: &[u8]) -> Result<Plugin, LoadError> {
     check_name(name)?;
     let bytes = wasm.len() as u64;
@@ -48,7 +58,7 @@ pub(crate) fn load(shared: &Arc<Shared>, name: &str, wasm: &[u8]) -> Result<Plug
     let (imports, uses_wasi) = imports(shared, &component)?;
     let stages = stages(shared, &component)?;
     let mismatch = |error: wasmtime::Error| LoadError::Mismatch {
-        message: format!("{error:#}"),
+        message: shown(&format!("{error:#}")),
     };
     let pre = shared
         .linker
@@ -103,13 +113,25 @@ fn compile(shared: &Shared, digest: &str, wasm: &[u8]) -> Result<Component, Load
         return Ok(component);
     }
     let component =
-        Component::from_binary(&shared.engine, wasm).map_err(|error| LoadError::Invalid {
-            message: format!("{error:#}"),
-        })?;
+        Component::from_binary(&shared.engine, wasm).map_err(|error| refusal(wasm, &error))?;
     if let Some(cache) = &shared.cache {
         cache.store(digest, &component);
     }
     Ok(component)
+}
+
+/// Why the compiler refuses `wasm`: it is broken, or sound but for a feature that plugins lack.
+fn refusal(wasm: &[u8], error: &wasmtime::Error) -> LoadError {
+    let message = shown(&format!("{error:#}"));
+    let is_valid = |features| {
+        let mut validator = Validator::new_with_features(features);
+        validator.validate_all(wasm).is_ok()
+    };
+    let every = WasmFeatures::all();
+    match is_valid(every) && !is_valid(every.difference(LACKING)) {
+        true => LoadError::Feature { message },
+        false => LoadError::Invalid { message },
+    }
 }
 
 /// The contract's imports that `component` has, and whether it has WASI's.
@@ -124,7 +146,7 @@ fn imports(shared: &Shared, component: &Component) -> Result<(Vec<Import>, bool)
                     Ok(import) => found.push(import),
                     Err(_) => {
                         return Err(LoadError::UnknownImport {
-                            import: import.to_owned(),
+                            import: shown(import),
                         });
                     }
                 },
@@ -133,7 +155,7 @@ fn imports(shared: &Shared, component: &Component) -> Result<(Vec<Import>, bool)
             uses_wasi = true;
         } else {
             return Err(LoadError::UnknownImport {
-                import: import.to_owned(),
+                import: shown(import),
             });
         }
     }
@@ -146,7 +168,7 @@ fn stages(shared: &Shared, component: &Component) -> Result<Vec<Stage>, LoadErro
     let (mut found, mut others) = (Vec::new(), Vec::new());
     for (export, _) in component.component_type().exports(&shared.engine) {
         let Some(item) = export.strip_prefix(PACKAGE) else {
-            others.push(export.to_owned());
+            others.push(shown(export));
             continue;
         };
         let interface = served(export, item)?;
@@ -158,7 +180,7 @@ fn stages(shared: &Shared, component: &Component) -> Result<Vec<Stage>, LoadErro
             // Guests may export the contract's types along with their functions.
             None if interface == "types" => {}
             None => {
-                let export = export.to_owned();
+                let export = shown(export);
                 return Err(LoadError::UnknownExport {
                     export,
                     served: SERVED,
@@ -167,10 +189,12 @@ fn stages(shared: &Shared, component: &Component) -> Result<Vec<Stage>, LoadErro
         }
     }
     if found.is_empty() {
-        let found = if others.is_empty() {
-            "nothing".to_owned()
-        } else {
-            others.join(", ")
+        let more = others.len().saturating_sub(SHOWN_EXPORTS);
+        others.truncate(SHOWN_EXPORTS);
+        let found = match (others.is_empty(), more) {
+            (true, _) => "nothing".to_owned(),
+            (false, 0) => others.join(", "),
+            (false, more) => format!("{} and {more} more", others.join(", ")),
         };
         return Err(LoadError::NoStage { found });
     }
@@ -182,7 +206,7 @@ fn served<'a>(full: &str, item: &'a str) -> Result<&'a str, LoadError> {
     match item.split_once('@') {
         Some((interface, version)) if version.starts_with(SERVED_PREFIX) => Ok(interface),
         _ => Err(LoadError::ContractVersion {
-            item: full.to_owned(),
+            item: shown(full),
             served: SERVED,
         }),
     }
@@ -239,10 +263,13 @@ fn probe(artifact: &Artifact, name: &str) -> Result<(), LoadError> {
             )
         })
     });
-    made.map_err(|Failure { kind, message }| LoadError::Probe { kind, message })?;
+    made.map_err(|Failure { kind, message }| LoadError::Probe {
+        kind,
+        message: shown(&message),
+    })?;
     match mismatch {
         Some(error) => Err(LoadError::Mismatch {
-            message: format!("{error:#}"),
+            message: shown(&format!("{error:#}")),
         }),
         None => Ok(()),
     }
@@ -255,6 +282,22 @@ impl TokenCounter for Nothing {
     fn count(&self, _text: &str) -> u32 {
         0
     }
+}
+
+/// `text`, which may be the component's own, on one line and no longer than a reader takes in.
+fn shown(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars().take(SHOWN_CHARS) {
+        match c {
+            '\n' => line.push(' '),
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 fn hex(bytes: &[u8]) -> String {

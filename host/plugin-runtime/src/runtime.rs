@@ -247,6 +247,8 @@ fn base(config: &RuntimeConfig) -> Config {
     base.epoch_interruption(true)
         .consume_fuel(config.count_fuel)
         .concurrency_support(false)
+        // No toolchain of plugins has it, and the limits and reservations are those of 32 bits.
+        .wasm_memory64(false)
         .max_wasm_stack(stack_bytes)
         .async_stack_size(stack_bytes + HOST_STACK_BYTES);
     if config.small_reservations {

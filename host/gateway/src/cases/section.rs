@@ -11,6 +11,9 @@ const SECTION: &str = "gapura:case";
 /// Most cases that are read of one component.
 pub const MAX_CASES: usize = 256;
 
+/// Most bytes of a case's name: as file names have.
+const MAX_NAME_BYTES: usize = 255;
+
 /// Appends a case's file to the component `wasm`.
 pub fn embed(wasm: &mut Vec<u8>, name: &str, text: &str) {
     add_custom_section(wasm, SECTION, format!("{name}\n{text}").as_bytes());
@@ -39,6 +42,13 @@ pub fn embedded(wasm: &[u8]) -> Result<Vec<Case>, CaseError> {
         let (name, text) = text
             .split_once('\n')
             .ok_or_else(|| invalid(SECTION, "a case has no name".to_owned()))?;
+        // Names go to terminals.
+        if name.len() > MAX_NAME_BYTES || name.contains(char::is_control) {
+            let reason = format!(
+                "a case's name is longer than {MAX_NAME_BYTES} bytes or has control characters"
+            );
+            return Err(invalid(SECTION, reason));
+        }
         Case::parse(name, text)
     };
     sections.into_iter().map(read).collect()
@@ -72,6 +82,15 @@ mod tests {
         assert_eq!(refusal(b"\xff"), "gapura:case: a case is not UTF-8");
         assert_eq!(refusal(b"halo"), "gapura:case: a case has no name");
         assert!(refusal(b"halo\n[req").contains("halo: "));
+        let odd_name =
+            "gapura:case: a case's name is longer than 255 bytes or has control characters";
+        assert_eq!(refusal(b"\x1b[2J\n"), odd_name);
+        assert_eq!(
+            refusal(&[b"a".repeat(256), b"\n".to_vec()].concat()),
+            odd_name
+        );
+        let huge = refusal(&[b"halo\n".to_vec(), b"#".repeat(20 << 20)].concat());
+        assert!(huge.contains("halo") && huge.contains("20971520"), "{huge}");
         let mut wasm = EMPTY.to_vec();
         (0..=MAX_CASES).for_each(|_| embed(&mut wasm, "x", ""));
         assert!(embedded(&wasm).unwrap_err().to_string().contains("257"));

@@ -109,6 +109,7 @@ fn load_code(error: &LoadError) -> &'static str {
         LoadError::CoreModule => "not_a_component",
         LoadError::Truncated { .. } => "truncated_component",
         LoadError::Invalid { .. } => "invalid_component",
+        LoadError::Feature { .. } => "unsupported_feature",
         LoadError::NoStage { .. } => "no_stage",
         LoadError::ContractVersion { .. } => "contract_version",
         LoadError::UnknownExport { .. } => "unknown_export",

@@ -1,9 +1,16 @@
 //! What is refused before a request meets it, and why.
 
+use std::time::{Duration, Instant};
+
 use gapura_plugin_runtime::{
     FailureKind, Import, LoadError, PluginRuntime, RuntimeConfig, RuntimeError, Stage,
+    add_custom_section, custom_sections,
 };
 use gapura_test_guests as guests;
+use wasm_encoder::{
+    Component, ComponentImportSection, ComponentTypeRef, ComponentTypeSection, InstanceType,
+    PrimitiveValType,
+};
 
 use crate::support::{load, runtime, small_runtime};
 
@@ -96,6 +103,17 @@ fn a_component_larger_than_the_limit_is_refused() {
     );
 }
 
+/// Nothing of it is read.
+#[test]
+fn two_hundred_megabytes_are_too_large() {
+    let error = refused(&vec![0; 200 << 20]);
+    assert_eq!(
+        error.to_string(),
+        "the component has 209715200 bytes, more than the limit of 67108864: build it without \
+         debug information, or raise the limit"
+    );
+}
+
 #[test]
 fn a_component_of_another_world_is_named() {
     let LoadError::NoStage { found } = refused(guests::STRANGER) else {
@@ -130,6 +148,7 @@ fn another_version_of_the_contract_is_named() {
             served: "gapura:plugin@0.1.0"
         }
     );
+    assert!(error.to_string().contains("build the plugin"), "{error}");
 }
 
 #[test]
@@ -144,10 +163,145 @@ fn what_differs_from_the_contract_is_named() {
     let LoadError::Mismatch { message } = refused(guests::WRONG_TYPE) else {
         panic!("mismatch")
     };
+    for part in ["request-validation: ", "expected 1-tuple, found 0-tuple"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn an_import_of_another_type_is_named() {
+    let LoadError::Mismatch { message } = refused(guests::WRONG_IMPORT) else {
+        panic!("mismatch")
+    };
+    for part in ["gapura:plugin/log@0.1.0", "`write`"] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn imports_that_nobody_has_are_named_with_what_there_is() {
+    for (wasm, name) in [
+        (guests::WANTS_HTTP, "wasi:http/outgoing-handler@0.2.6"),
+        (guests::WANTS_ENV, "env"),
+    ] {
+        assert_eq!(
+            refused(wasm).to_string(),
+            format!(
+                "imports {name}, which the host does not offer: a plugin may import log, config, \
+                 tokenizer, metrics, kv, clock, random, model of gapura:plugin, and WASI 0.2"
+            )
+        );
+    }
+}
+
+/// A component with `count` imports of the type `kind`, whose first type is a function's and whose
+/// second is an instance's without items.
+fn importing(count: usize, kind: ComponentTypeRef, name: impl Fn(usize) -> String) -> Vec<u8> {
+    let mut types = ComponentTypeSection::new();
+    types
+        .function()
+        .params([("n", PrimitiveValType::U32)])
+        .result(None);
+    types.instance(&InstanceType::new());
+    let mut imports = ComponentImportSection::new();
+    for n in 0..count {
+        imports.import(name(n).as_str(), kind);
+    }
+    let mut component = Component::new();
+    component.section(&types).section(&imports);
+    component.finish()
+}
+
+#[test]
+fn ten_thousand_imports_are_one_line() {
+    let functions = importing(10_000, ComponentTypeRef::Func(0), |n| format!("f{n}"));
+    let import = "f0".to_owned();
+    assert_eq!(refused(&functions), LoadError::UnknownImport { import });
+    let instances = ComponentTypeRef::Instance(1);
+    let instances = importing(10_000, instances, |n| format!("test:many/i{n}"));
+    let LoadError::Invalid { message } = refused(&instances) else {
+        panic!("invalid")
+    };
     assert!(
-        message.contains("expected 1-tuple, found 0-tuple"),
+        message.contains("instances count exceeds limit of 1000"),
         "{message}"
     );
+}
+
+/// The parser takes names of up to 100,000 bytes; an error shows the beginning.
+#[test]
+fn long_names_are_cut() {
+    let function = ComponentTypeRef::Func(0);
+    let LoadError::UnknownImport { import } =
+        refused(&importing(1, function, |_| "a".repeat(90_000)))
+    else {
+        panic!("unknown import")
+    };
+    assert_eq!(import, format!("{}…", "a".repeat(300)));
+}
+
+#[test]
+fn features_that_plugins_do_not_have_are_named() {
+    for (wasm, name) in [
+        (guests::MEMORY64, "memory64"),
+        (guests::SHARED_MEMORY, "threads"),
+    ] {
+        let error = refused(wasm);
+        let LoadError::Feature { message } = &error else {
+            panic!("{error}")
+        };
+        assert!(message.contains(name), "{message}");
+        assert!(error.to_string().contains("build it for wasm32"), "{error}");
+    }
+}
+
+#[test]
+fn a_start_function_that_loops_is_stopped() {
+    let started = Instant::now();
+    let LoadError::Probe { kind, message } = refused(guests::LOOPS_AT_START) else {
+        panic!("probe")
+    };
+    assert_eq!(kind, FailureKind::Deadline);
+    assert_eq!(message, "more than 1000 ms of processor time");
+    // The probe's second, and what a busy machine adds by the clock on the wall.
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+/// `wasm` with custom sections at its end.
+fn with_sections(wasm: &[u8], name: &str, sections: &[&[u8]]) -> Vec<u8> {
+    let mut with = wasm.to_vec();
+    for data in sections {
+        add_custom_section(&mut with, name, data);
+    }
+    with
+}
+
+#[test]
+fn odd_custom_sections_are_passed_over() {
+    let version = |wasm: &[u8]| load("odd", wasm).version().to_owned();
+    let huge = vec![b'a'; 20 << 20];
+    let many = vec![&b"guest@"[..]; 100_000];
+    let bare = guests::EVERY_STAGE;
+    for odd in [&[&b"guest@\xff"[..]][..], &[&huge], &many] {
+        let wasm = with_sections(bare, "gapura:plugin", odd);
+        assert_eq!(version(&wasm), "0.0.0");
+        // A version that can be read counts, wherever it is.
+        let wasm = with_sections(&wasm, "gapura:plugin", &[b"guest@4.5.6"]);
+        assert_eq!(version(&wasm), "4.5.6");
+    }
+    let cases = with_sections(bare, "gapura:case", &many);
+    assert_eq!(version(&cases), "0.0.0");
+    assert_eq!(custom_sections(&cases, "gapura:case").len(), many.len());
+}
+
+#[test]
+fn a_section_whose_name_is_not_text_is_named() {
+    // A custom section of two bytes, whose name is one byte that UTF-8 never has.
+    let wasm = [guests::ACCEPT, &[0, 2, 1, 0xff]].concat();
+    let LoadError::Invalid { message } = refused(&wasm) else {
+        panic!("invalid")
+    };
+    assert!(message.contains("UTF-8"), "{message}");
 }
 
 #[test]

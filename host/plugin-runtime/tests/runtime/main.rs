@@ -1,6 +1,7 @@
 //! The runtime with real and hostile guests: every limit has one that hits it.
 
 mod cache;
+mod calls;
 mod chains;
 mod deadlines;
 mod lent;

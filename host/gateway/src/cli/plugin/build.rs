@@ -74,7 +74,10 @@ pub(super) fn build(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .context("cannot run bash")?;
+        .context(
+            "cannot run bash, which runs the build: install it, on Debian with `apt-get install \
+             bash`, or put its folder into PATH",
+        )?;
     let mut stdin = child.stdin.take().expect("it was asked to be a pipe");
     // bash reads the script as it runs it; a broken pipe means that it ended early, and its
     // status says why.
