@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
@@ -79,21 +80,21 @@ def requests_per_cpu_second(server, url, route, requests=3000):
 def throughput(pairs):
     """Requests per CPU second without and with the plugin, pair by pair."""
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder, "gapura.toml")
+        config, log = Path(folder, "gapura.toml"), Path(folder, "log")
         config.write_text(CONFIG.format(plugins=COMPONENTS))
-        server = subprocess.Popen([GAPURA, "serve", "--model", "sim", "--listen", "127.0.0.1:0", "--config", config],
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with log.open("w") as stderr:
+            server = subprocess.Popen([GAPURA, "serve", "--model", "sim", "--listen", "127.0.0.1:0", "--config", config],
+                                      stdout=stderr, stderr=stderr)
         try:
             url = None
-            for line in server.stderr:
-                found = re.search(r"http://127\.0\.0\.1:\d+", line)
-                if found:
-                    url = found[0]
+            for _ in range(100):
+                url = url or re.search(r"ready +(http://\S+)/v1", log.read_text())
+                if url or server.poll() is not None:
                     break
+                time.sleep(0.1)
             if url is None:
-                sys.exit("bench: the server did not start")
-            # Whatever it logs from here on must not fill the pipe.
-            server.stderr.close()
+                sys.exit(f"bench: the server did not start: {log.read_text()}")
+            url = url[1]
             for route in ("bare", "guarded"):
                 requests_per_cpu_second(server, url, route, 500)
             rate = lambda route: requests_per_cpu_second(server, url, route)  # noqa: E731
