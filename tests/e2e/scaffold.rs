@@ -87,15 +87,15 @@ fn build(folder: &Path, path: &Path) -> Output {
 
 /// A folder with what every machine has, and no language.
 fn bare_path() -> tempfile::TempDir {
-    let path = tempfile::tempdir().unwrap();
+    let path = tempfile::tempdir().expect("a folder");
     for tool in [
         "bash", "cat", "dirname", "head", "mkdir", "mktemp", "rm", "sed", "sort",
     ] {
         let found = Command::new("bash")
             .args(["-c", "command -v -- \"$0\"", tool])
             .output();
-        let found = String::from_utf8(found.unwrap().stdout).unwrap();
-        symlink(found.trim_end(), path.path().join(tool)).unwrap();
+        let found = String::from_utf8(found.expect("bash runs").stdout).expect("paths are text");
+        symlink(found.trim_end(), path.path().join(tool)).expect("a link");
     }
     path
 }
