@@ -193,6 +193,21 @@ pub struct AnswerContext {
     pub extra: String,
 }
 
+impl From<&Chat> for AnswerContext {
+    /// The first answer to a chat.
+    fn from(chat: &Chat) -> Self {
+        Self {
+            request_id: chat.request_id.clone(),
+            route: chat.route.clone(),
+            model: chat.model.clone(),
+            tenant: chat.tenant.clone(),
+            stream: chat.stream,
+            choice: 0,
+            extra: chat.extra.clone(),
+        }
+    }
+}
+
 /// The next piece of an answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Delta {

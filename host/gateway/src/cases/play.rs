@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use gapura_plugin_runtime::{
-    AnswerContext, Binding, Chain, ChainError, ChainFailure, Chat, Completion, Delta,
-    FailurePolicy, FinishReason, Grants, Limits, LoadError, Output, Plugin, PluginRuntime,
-    Rendered, Responder, RuntimeConfig, RuntimeError, Services, Stage, Summary, Validated,
+    AnswerContext, Binding, Chain, ChainError, ChainFailure, Completion, Delta, FailurePolicy,
+    FinishReason, Grants, Limits, LoadError, Output, Plugin, PluginRuntime, Rendered, Responder,
+    RuntimeConfig, RuntimeError, Services, Stage, Summary, Validated,
 };
 
 use super::{
@@ -195,13 +195,13 @@ async fn play(
     }
     // A case that says nothing of an answer ends before there is one.
     if plugin.has(Stage::Respond) && !answer.0.is_empty() {
-        let responder = run.responder(context(&chat)).await?;
+        let responder = run.responder(AnswerContext::from(&chat)).await?;
         respond(responder, &answer.0, answer.1, found).await?;
     }
     if chain.is_observed() {
         let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
         let summary = Summary {
-            answer: context(&chat),
+            answer: AnswerContext::from(&chat),
             completion: Completion::Finished(answer.1),
             prompt_tokens: count(chat.messages.len()),
             cached_tokens: 0,
@@ -252,16 +252,4 @@ async fn respond(
     found.put("finish", reason(ended.unwrap_or(finish)));
     found.put("stream", pieces);
     Ok(())
-}
-
-fn context(chat: &Chat) -> AnswerContext {
-    AnswerContext {
-        request_id: chat.request_id.clone(),
-        route: chat.route.clone(),
-        model: chat.model.clone(),
-        tenant: chat.tenant.clone(),
-        stream: chat.stream,
-        choice: 0,
-        extra: chat.extra.clone(),
-    }
 }

@@ -44,6 +44,7 @@ A case is a file cases/NAME.toml:
   gapura plugin bench persona.wasm --budget 50 --requests 10000
   gapura plugin bench --json | jq .calls.push.p50_us
 
+A plugin without cases is measured with a chat of ten messages and an answer of 100 deltas.
 Medians are held against the budget; on a busy machine repeat it.")]
     Bench(bench::BenchArgs),
     /// Put a component into a running server: checked first, then swapped at once.

@@ -42,7 +42,7 @@ pub(super) async fn judge(
 ) -> Result<Judged, ApiError> {
     for _ in 0..=MAX_REROUTES {
         chat.route.clone_from(&route.name);
-        let context = context(&chat);
+        let context = AnswerContext::from(&chat);
         let mut run = route.chain.start(lender.services(&route, &chat));
         match run.validate(chat).await? {
             Validated::Continue(chat) => {
@@ -93,16 +93,4 @@ pub(super) async fn judge(
         problem,
         "plugin_reroute",
     ))
-}
-
-fn context(chat: &Chat) -> AnswerContext {
-    AnswerContext {
-        request_id: chat.request_id.clone(),
-        route: chat.route.clone(),
-        model: chat.model.clone(),
-        tenant: chat.tenant.clone(),
-        stream: chat.stream,
-        choice: 0,
-        extra: chat.extra.clone(),
-    }
 }

@@ -54,13 +54,16 @@ impl Lender<'_> {
             metrics: Arc::clone(&self.state.metrics),
             chain: Arc::clone(&route.chain),
             services: services.clone(),
+            // By field, since a copy of the whole chat would be made to be thrown away.
             chat: Chat {
+                request_id: chat.request_id.clone(),
                 route: route.name.clone(),
-                messages: Vec::new(),
+                model: chat.model.clone(),
+                tenant: chat.tenant.clone(),
                 stream: false,
+                messages: Vec::new(),
                 sampling: Default::default(),
                 extra: "{}".to_owned(),
-                ..chat.clone()
             },
             salt: self.salt.clone(),
             deadline: self.deadline,

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -11,8 +10,8 @@ use clap::Args;
 use gapura_plugin_runtime::Plugin;
 use serde_json::json;
 
-use super::project;
-use crate::cases::{self, CallTimes, Case, CaseRunner, Measure, Outcome};
+use super::project::{CaseArgs, Component};
+use crate::cases::{CallTimes, Case, CaseRunner, Measure, Outcome};
 
 /// Requests before any is timed.
 const WARM_UP: usize = 50;
@@ -23,16 +22,8 @@ const TYPICAL: &str = include_str!("typical.toml");
 /// What to measure.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// A plugin's folder, which is built first, or a component.
-    #[arg(default_value = ".")]
-    plugin: PathBuf,
-    /// The folder with the cases. Default: as for `test`; where there is none, a chat of ten
-    /// messages with an answer of 100 deltas.
-    #[arg(long, value_name = "DIR")]
-    cases: Option<PathBuf>,
-    /// Only cases whose names contain this.
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    #[command(flatten)]
+    cases: CaseArgs,
     /// How many times each case runs.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     requests: u32,
@@ -50,9 +41,9 @@ pub(crate) struct BenchArgs {
 impl BenchArgs {
     /// Measures; an error if a median is beyond its budget.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let component = project::component(&self.plugin)?;
+        let component = self.cases.component()?;
         let wasm = component.read()?;
-        let found = self.cases(&component, &wasm)?;
+        let found = self.found(&component, &wasm)?;
         let load = |measure| -> anyhow::Result<(CaseRunner, Plugin)> {
             let runner = CaseRunner::new(measure)?;
             let plugin = runner
@@ -81,25 +72,13 @@ impl BenchArgs {
         }
     }
 
-    fn cases(&self, component: &project::Component, wasm: &[u8]) -> anyhow::Result<Vec<Case>> {
-        let dir = self.cases.clone().or_else(|| component.cases());
-        let mut found = match &dir {
-            Some(dir) => Case::read_all(dir)?
-                .into_iter()
-                .map(|(case, _)| case)
-                .collect(),
-            None => cases::embedded(wasm)?,
-        };
+    fn found(&self, component: &Component, wasm: &[u8]) -> anyhow::Result<Vec<Case>> {
+        let mut found = self.cases.read(component, wasm)?;
         if found.is_empty() {
-            found.push(Case::parse("typical", TYPICAL)?);
+            found.push((Case::parse("typical", TYPICAL)?, None));
         }
-        if let Some(only) = &self.only {
-            found.retain(|case| case.name.contains(only));
-            if found.is_empty() {
-                bail!("no case's name contains `{only}`");
-            }
-        }
-        Ok(found)
+        let chosen = self.cases.chosen(found)?;
+        Ok(chosen.into_iter().map(|(case, _)| case).collect())
     }
 
     /// Prints a case's costs. True if they are within the budget.

@@ -6,8 +6,72 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use clap::Args;
 
 use super::build;
+use crate::cases::{self, Case};
+
+/// A plugin, and which of its cases.
+#[derive(Debug, Args)]
+pub(super) struct CaseArgs {
+    /// A plugin's folder, which is built first, or a component.
+    #[arg(default_value = ".")]
+    plugin: PathBuf,
+    /// The folder with the cases. Default: `cases` in the plugin's folder; of a component, those
+    /// that it carries.
+    #[arg(long, value_name = "DIR")]
+    cases: Option<PathBuf>,
+    /// Only cases whose names contain this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+/// A case and the file that it came from, if it came from one.
+pub(super) type Found = (Case, Option<PathBuf>);
+
+impl CaseArgs {
+    /// The component, built if need be.
+    pub(super) fn component(&self) -> anyhow::Result<Component> {
+        component(&self.plugin)
+    }
+
+    /// Every case of the component `wasm`; none where there are none, or their place is empty.
+    pub(super) fn read(&self, component: &Component, wasm: &[u8]) -> anyhow::Result<Vec<Found>> {
+        let with_path = |(case, path)| (case, Some(path));
+        Ok(match self.dir(component) {
+            Some(dir) => Case::read_all(&dir)?.into_iter().map(with_path).collect(),
+            None => {
+                let carried = cases::embedded(wasm)?.into_iter();
+                carried.map(|case| (case, None)).collect()
+            }
+        })
+    }
+
+    /// Says where no case was found.
+    pub(super) fn none_found(&self, component: &Component) -> String {
+        match self.dir(component) {
+            Some(dir) => format!("there are no cases in {}", dir.display()),
+            None => format!("{} carries no cases", component.path.display()),
+        }
+    }
+
+    /// Those of `found` that were asked for, one at least.
+    pub(super) fn chosen(&self, mut found: Vec<Found>) -> anyhow::Result<Vec<Found>> {
+        if let Some(only) = &self.only {
+            found.retain(|(case, _)| case.name.contains(only));
+            if found.is_empty() {
+                bail!("no case's name contains `{only}`");
+            }
+        }
+        Ok(found)
+    }
+
+    fn dir(&self, component: &Component) -> Option<PathBuf> {
+        self.cases
+            .clone()
+            .or_else(|| component.project.as_deref().map(cases))
+    }
+}
 
 /// A component on disk.
 pub(super) struct Component {
@@ -22,11 +86,6 @@ impl Component {
     pub(super) fn read(&self) -> anyhow::Result<Vec<u8>> {
         fs::read(&self.path).with_context(|| format!("cannot read {}", self.path.display()))
     }
-
-    /// The folder of its golden cases, where it was built from a folder.
-    pub(super) fn cases(&self) -> Option<PathBuf> {
-        self.project.as_deref().map(cases)
-    }
 }
 
 /// The folder of golden cases of the plugin in `project`.
@@ -35,7 +94,7 @@ pub(super) fn cases(project: &Path) -> PathBuf {
 }
 
 /// The component that `path` is, or that the plugin in the folder `path` is built to.
-pub(super) fn component(path: &Path) -> anyhow::Result<Component> {
+fn component(path: &Path) -> anyhow::Result<Component> {
     if !path.is_dir() {
         return Ok(named(path.to_owned(), None));
     }

@@ -11,22 +11,14 @@ use clap::Args;
 use gapura_plugin_runtime::Plugin;
 use serde_json::json;
 
-use super::project;
+use super::project::{CaseArgs, Component, Found};
 use crate::cases::{self, Case, CaseRunner, Difference, Measure, Outcome};
 
 /// Which cases to run, and what to do where they do not hold.
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
-    /// A plugin's folder, which is built first, or a component.
-    #[arg(default_value = ".")]
-    plugin: PathBuf,
-    /// The folder with the cases. Default: `cases` in the plugin's folder; of a component, those
-    /// that it carries.
-    #[arg(long, value_name = "DIR")]
-    cases: Option<PathBuf>,
-    /// Only cases whose names contain this.
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    #[command(flatten)]
+    cases: CaseArgs,
     /// Write what came of each case into its file, as what is expected from now on.
     #[arg(long)]
     update: bool,
@@ -34,9 +26,6 @@ pub(crate) struct TestArgs {
     #[arg(long)]
     json: bool,
 }
-
-/// A case and the file that it came from, if it came from one.
-type Found = (Case, Option<PathBuf>);
 
 /// How a case went.
 enum Verdict {
@@ -54,9 +43,9 @@ enum Verdict {
 impl TestArgs {
     /// Runs the cases; an error if one does not hold.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let component = project::component(&self.plugin)?;
+        let component = self.cases.component()?;
         let wasm = component.read()?;
-        let found = self.cases(&component, &wasm)?;
+        let found = self.found(&component, &wasm)?;
         let runner = CaseRunner::new(Measure::Fuel)?;
         let plugin = runner
             .load(&component.name, &wasm)
@@ -85,34 +74,13 @@ impl TestArgs {
         }
     }
 
-    fn cases(&self, component: &project::Component, wasm: &[u8]) -> anyhow::Result<Vec<Found>> {
-        let dir = self.cases.clone().or_else(|| component.cases());
-        let mut found: Vec<Found> = match &dir {
-            Some(dir) => {
-                let all = Case::read_all(dir)?;
-                all.into_iter()
-                    .map(|(case, path)| (case, Some(path)))
-                    .collect()
-            }
-            None => {
-                let all = cases::embedded(wasm)?;
-                all.into_iter().map(|case| (case, None)).collect()
-            }
-        };
+    fn found(&self, component: &Component, wasm: &[u8]) -> anyhow::Result<Vec<Found>> {
+        let found = self.cases.read(component, wasm)?;
         if found.is_empty() {
-            let place = match &dir {
-                Some(dir) => format!("there are no cases in {}", dir.display()),
-                None => format!("{} carries no cases", component.path.display()),
-            };
-            bail!("{place}: a case is a TOML file with a `[request]`, as a client would send it");
+            let none = self.cases.none_found(component);
+            bail!("{none}: a case is a TOML file with a `[request]`, as a client would send it");
         }
-        if let Some(only) = &self.only {
-            found.retain(|(case, _)| case.name.contains(only));
-            if found.is_empty() {
-                bail!("no case's name contains `{only}`");
-            }
-        }
-        Ok(found)
+        self.cases.chosen(found)
     }
 
     fn judge(
