@@ -280,7 +280,7 @@ async fn a_plugin_remembers_over_requests_and_versions() {
     let next = [guests::REMEMBERS, &[0, 3, 1, b'x', b'2']].concat();
     server
         .controller
-        .push("remembers", &next)
+        .push("remembers", &next, gapura::controller::Until::Live)
         .expect("a right plugin");
     let answer = server.post(CHAT, halo("get")).await;
     assert_eq!(refusal(&answer), (400, "sesuatu".to_owned()));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
+use gapura::controller::Until;
 use gapura::pipeline::Prefill;
 use gapura_engine::sim::{SimLatency, SimRunner, sim_tokenizer};
 use gapura_engine::{EngineConfig, ModelRunner as _};
@@ -184,7 +185,8 @@ async fn a_templates_prefix_is_computed_before_a_new_version_serves() {
             .find(|builtin| builtin.name == name);
         let component = builtin.expect("a built-in plugin").bytes;
         let controller = server.controller.clone();
-        let work = tokio::task::spawn_blocking(move || controller.push(name, component));
+        let work =
+            tokio::task::spawn_blocking(move || controller.push(name, component, Until::Live));
         work.await.expect("no panic").expect("a good plugin");
         server.engine.stats().prefill_tokens - before
     };

@@ -196,9 +196,12 @@ pub struct SamplingLimits {
 /// `[plugins]`, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginsConfig {
-    /// `NAME.wasm` files; pushed ones are stored here. `None`: only built-in plugins, and
-    /// pushed ones are forgotten at the end.
+    /// `NAME.wasm` files that go live.
     pub dir: Option<PathBuf>,
+    /// Versions, their states and the history. `None`: they are forgotten at the end.
+    pub releases_dir: Option<PathBuf>,
+    /// Versions of each plugin that are kept.
+    pub keep_versions: usize,
     /// Load what changes in `dir`.
     pub watch: bool,
     /// Compiled code, by digest.

@@ -142,6 +142,14 @@ impl PluginRuntime {
         loader::load(&self.0, name, wasm)
     }
 
+    /// Whether `name` can be the name of a plugin.
+    ///
+    /// # Errors
+    /// [`LoadError::Name`].
+    pub fn check_name(name: &str) -> Result<(), LoadError> {
+        loader::check_name(name)
+    }
+
     /// Instances that are free at the moment.
     pub fn free_instances(&self) -> usize {
         self.0.slots.available_permits()

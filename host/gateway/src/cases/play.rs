@@ -18,12 +18,15 @@ use crate::builtin;
 
 /// Cases must not depend on the machine: each call has time enough on the slowest.
 const CALL_MS: u64 = 60_000;
+/// On a server that has other things to do.
+const SERVING_CALL_MS: u64 = 2_000;
 
 /// Runs cases.
 pub struct CaseRunner {
     runtime: PluginRuntime,
     /// For plugins that render nothing: a route has a template.
     template: Plugin,
+    call_ms: u64,
 }
 
 /// What guests' work is measured in.
@@ -58,11 +61,25 @@ impl CaseRunner {
             instance_wait: Duration::from_secs(60),
             ..RuntimeConfig::default()
         })?;
+        Ok(Self::over(runtime, CALL_MS))
+    }
+
+    /// On the runtime of a server, before a plugin serves there: fuel is not counted, and a call
+    /// has two seconds of processor time.
+    pub fn on(runtime: &PluginRuntime) -> Self {
+        Self::over(runtime.clone(), SERVING_CALL_MS)
+    }
+
+    fn over(runtime: PluginRuntime, call_ms: u64) -> Self {
         let template = &builtin::BUILTINS[0];
         let template = runtime
             .load(template.name, template.bytes)
             .expect("what the binary carries was built for it");
-        Ok(Self { runtime, template })
+        Self {
+            runtime,
+            template,
+            call_ms,
+        }
     }
 
     /// Loads the component whose cases are to run.
@@ -124,7 +141,7 @@ impl CaseRunner {
 
     /// The plugin alone, or with a template where it is none.
     fn chain(&self, plugin: &Plugin, case: &Case) -> Result<Arc<Chain>, ChainError> {
-        let mut bindings = vec![bind(plugin, case)];
+        let mut bindings = vec![bind(plugin, case, self.call_ms)];
         if !plugin.has(Stage::Render) {
             bindings.push(Binding {
                 grants: Grants::with(self.template.imports().iter().copied()),
@@ -135,14 +152,14 @@ impl CaseRunner {
     }
 }
 
-fn bind(plugin: &Plugin, case: &Case) -> Binding {
+fn bind(plugin: &Plugin, case: &Case, call_ms: u64) -> Binding {
     let imports = case.grants.as_deref().unwrap_or(plugin.imports());
     Binding {
         settings: case.settings.clone(),
         grants: Grants::with(imports.iter().copied()),
         limits: Limits {
-            call_ms: CALL_MS,
-            delta_ms: CALL_MS,
+            call_ms,
+            delta_ms: call_ms,
             ..Limits::default()
         },
         on_failure: FailurePolicy::Closed,

@@ -50,11 +50,46 @@ Medians are held against the budget; on a busy machine repeat it.")]
     /// Put a component into a running server: checked first, then swapped at once.
     #[command(after_help = "Examples:
   gapura plugin push persona plugins/target/components/persona.wasm
+  gapura plugin push persona persona.wasm --until verified   # to try it out before it serves
   GAPURA_ADMIN_TOKEN=… gapura plugin push persona persona.wasm --server http://gateway:8000")]
     Push(remote::PushArgs),
-    /// Show the plugins and routes of a running server.
+    /// Check a staged version again: that it links to what its routes grant, and keeps its golden
+    /// cases.
+    #[command(after_help = "Examples:
+  gapura plugin verify persona
+  gapura plugin verify persona 3f2a9c")]
+    Verify(remote::VersionArgs),
+    /// Let a version see what the live one sees; what it makes of it is compared and thrown away.
+    #[command(after_help = "Examples:
+  gapura plugin push persona persona.wasm --until verified
+  gapura plugin shadow persona
+  gapura plugin status persona")]
+    Shadow(remote::VersionArgs),
+    /// Let a version answer a share of the requests; it goes back by itself when it does worse.
+    #[command(after_help = "Examples:
+  gapura plugin canary persona 5
+  gapura plugin canary persona 50 3f2a9c
+  gapura plugin activate persona")]
+    Canary(remote::CanaryArgs),
+    /// Let a version serve in place of the live one.
+    #[command(after_help = "Examples:
+  gapura plugin activate persona
+  gapura plugin activate persona 3f2a9c")]
+    Activate(remote::VersionArgs),
+    /// End a trial, or go back to the version that served before.
+    #[command(after_help = "Examples:
+  gapura plugin rollback persona")]
+    Rollback(remote::RollbackArgs),
+    /// Show what changed, when, and by whom.
+    #[command(after_help = "Examples:
+  gapura plugin history
+  gapura plugin history persona --last 10
+  gapura plugin history --json | jq -c .outcome")]
+    History(remote::HistoryArgs),
+    /// Show the plugins and routes of a running server, or the versions of one plugin.
     #[command(after_help = "Examples:
   gapura plugin status
+  gapura plugin status persona
   gapura plugin status --json | jq '.plugins[].label'")]
     Status(remote::StatusArgs),
     /// Show what a component is: stages, imports, version, digest, size.
@@ -73,6 +108,12 @@ impl PluginCommand {
             Self::Test(args) => args.run(),
             Self::Bench(args) => args.run(),
             Self::Push(args) => args.run(),
+            Self::Verify(args) => args.run("verify"),
+            Self::Shadow(args) => args.run("shadow"),
+            Self::Canary(args) => args.run(),
+            Self::Activate(args) => args.run("activate"),
+            Self::Rollback(args) => args.run(),
+            Self::History(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Inspect(args) => args.run(),
         }

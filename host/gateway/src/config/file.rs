@@ -353,9 +353,15 @@ pub struct SamplingLimitsSection {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PluginsSection {
-    /// Folder of `NAME.wasm` files, relative to the configuration file. Pushed plugins are
-    /// stored here. Default none: built-in plugins, and pushed ones until the end.
+    /// Folder of `NAME.wasm` files, relative to the configuration file: what is put there goes
+    /// live. It is only read. Default none.
     pub dir: Option<PathBuf>,
+    /// Folder for versions, their states and the history, so that they outlive the process; it
+    /// belongs to one server. Default `.releases` in `dir`; without either, what is pushed is
+    /// forgotten at the end.
+    pub releases_dir: Option<PathBuf>,
+    /// Versions of each plugin that are kept, beside those that serve. Default 10.
+    pub keep_versions: NonZeroUsize,
     /// Load what changes in `dir`. Default true.
     pub watch: bool,
     /// Folder for compiled code. Default `~/.cache/gapura/plugins`.
@@ -368,6 +374,8 @@ impl Default for PluginsSection {
     fn default() -> Self {
         Self {
             dir: None,
+            releases_dir: None,
+            keep_versions: NonZeroUsize::new(10).expect("the defaults are above zero"),
             watch: true,
             cache_dir: None,
             limits: PluginLimitsSection::default(),

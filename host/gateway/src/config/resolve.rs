@@ -329,6 +329,12 @@ pub(super) fn resolve(
         },
         sampling,
         plugins: PluginsConfig {
+            releases_dir: tree
+                .plugins
+                .releases_dir
+                .map(|dir| folder.join(dir))
+                .or_else(|| Some(folder.join(tree.plugins.dir.as_ref()?).join(".releases"))),
+            keep_versions: tree.plugins.keep_versions.get(),
             dir: tree.plugins.dir.map(|dir| folder.join(dir)),
             watch: tree.plugins.watch,
             cache_dir: tree.plugins.cache_dir.map_or_else(

@@ -8,18 +8,25 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{
-        DefaultBodyLimit, FromRequest as _, Path, Request, State, rejection::BytesRejection,
+        DefaultBodyLimit, FromRequest as _, Path, Query, Request, State,
+        rejection::{BytesRejection, QueryRejection},
     },
     http::{StatusCode, header},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
     routing::{get, post, put},
 };
+use futures_util::stream;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
     auth::Auth,
-    controller::{ControlError, Controller, Origin, PluginStatus},
+    controller::{ControlError, Controller, MoveError, Origin, PluginStatus, TrialMode, Until},
     error::ApiError,
 };
 
@@ -42,9 +49,11 @@ pub fn router(controller: Arc<Controller>) -> Router {
     let inner = Router::new()
         .route("/plugins", get(list_plugins))
         .route("/plugins/{name}", put(push_plugin).get(show_plugin))
+        .route("/plugins/{name}/{move}", post(move_plugin))
         .route("/routes", get(list_routes))
         .route("/reload", post(reload))
         .route("/history", get(history))
+        .route("/events", get(events))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(max_plugin_bytes))
@@ -63,11 +72,34 @@ async fn demand_token(
     Ok(next.run(request).await)
 }
 
+/// How far a pushed component is to come.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PushQuery {
+    #[serde(default)]
+    until: Until,
+}
+
+/// Which version is meant, and how it is to serve.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Move {
+    /// The first digits of the version's digest, 6 at least.
+    digest: Option<String>,
+    /// Of a hundred requests, for a canary.
+    percent: Option<u64>,
+}
+
 async fn push_plugin(
     State(admin): State<Admin>,
     Path(name): Path<String>,
+    query: Result<Query<PushQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let Query(PushQuery { until }) = query.map_err(|error| {
+        let message = format!("{error}; `until` is staged, verified or live");
+        ApiError::invalid("until", message)
+    })?;
     let limit = admin.max_plugin_bytes;
     let component = Bytes::from_request(request, &())
         .await
@@ -85,7 +117,7 @@ async fn push_plugin(
             other => ApiError::bad_request(format!("the body did not come in whole: {other}")),
         })?;
     let controller = admin.controller;
-    let status = blocking(move || controller.push(&name, &component)).await?;
+    let status = blocking(move || controller.push(&name, &component, until)).await?;
     let location = format!("/admin/v1/plugins/{}", status.name);
     Ok((
         StatusCode::CREATED,
@@ -95,14 +127,55 @@ async fn push_plugin(
         .into_response())
 }
 
+/// `verify`, `shadow`, `canary`, `activate`, `rollback`.
+async fn move_plugin(
+    State(admin): State<Admin>,
+    Path((name, action)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Json<PluginStatus>, ApiError> {
+    let Move { digest, percent } = if body.is_empty() {
+        Move::default()
+    } else {
+        serde_json::from_slice(&body)
+            .map_err(|error| ApiError::bad_request(format!("the body is not a move: {error}")))?
+    };
+    if percent.is_some() && action != "canary" {
+        let message = format!("`percent` means nothing to {action}; a canary has one");
+        return Err(ApiError::invalid("percent", message));
+    }
+    let controller = admin.controller;
+    let done: Box<dyn FnOnce() -> Result<PluginStatus, ControlError> + Send> = match action.as_str()
+    {
+        "verify" => Box::new(move || controller.verify(&name, digest.as_deref())),
+        "shadow" => {
+            Box::new(move || controller.try_out(&name, digest.as_deref(), TrialMode::Shadow))
+        }
+        "canary" => {
+            let Some(percent) = percent else {
+                let message = "`percent` is required: of a hundred requests, how many the \
+                                   canary answers";
+                return Err(ApiError::invalid("percent", message));
+            };
+            let percent = u8::try_from(percent)
+                .map_err(|_| ControlError::from(MoveError::Percent { percent }))?;
+            Box::new(move || {
+                controller.try_out(&name, digest.as_deref(), TrialMode::Canary(percent))
+            })
+        }
+        "activate" => Box::new(move || controller.activate(&name, digest.as_deref())),
+        "rollback" if digest.is_some() => {
+            let message = "a rollback ends the trial or goes back to the version before; to \
+                               let a certain one serve, activate it";
+            return Err(ApiError::invalid("digest", message));
+        }
+        "rollback" => Box::new(move || controller.roll_back(&name, Origin::Admin, None)),
+        _ => return Err(unknown_path().await),
+    };
+    Ok(Json(blocking(done).await?))
+}
+
 async fn list_plugins(State(admin): State<Admin>) -> Json<Value> {
-    let refused: Vec<Value> = admin
-        .controller
-        .refusals()
-        .into_iter()
-        .map(|(name, refusal)| json!({ "name": name, "refused": refusal }))
-        .collect();
-    Json(json!({ "plugins": admin.controller.plugins(), "refused": refused }))
+    Json(json!({ "plugins": admin.controller.plugins() }))
 }
 
 async fn show_plugin(
@@ -131,10 +204,27 @@ async fn history(State(admin): State<Admin>) -> Json<Value> {
     Json(json!({ "history": admin.controller.history() }))
 }
 
+/// Changes as they are committed, one event each: the line of history as JSON. Who falls behind
+/// misses some, and hears how many.
+async fn events(State(admin): State<Admin>) -> impl IntoResponse {
+    let changes = stream::unfold(admin.controller.events(), |mut changes| async {
+        let event = match changes.recv().await {
+            Ok(change) => Event::default().event("change").json_data(change),
+            Err(RecvError::Lagged(missed)) => Event::default()
+                .event("missed")
+                .json_data(json!({ "missed": missed })),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((event, changes))
+    });
+    Sse::new(changes).keep_alive(KeepAlive::default())
+}
+
 async fn unknown_path() -> ApiError {
     ApiError::not_found(
-        "there is no such administration endpoint; there are plugins, plugins/{name}, routes, \
-         reload and history",
+        "there is no such administration endpoint; there are plugins, plugins/{name}, \
+         plugins/{name}/{verify, shadow, canary, activate or rollback}, routes, reload, history \
+         and events",
     )
     .with_code("unknown_endpoint")
 }
