@@ -15,6 +15,7 @@ mod moments;
 mod plugins;
 mod prefix;
 mod process;
+mod releases;
 mod restarts;
 mod sampling;
 mod scaffold;

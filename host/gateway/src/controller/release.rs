@@ -272,11 +272,11 @@ impl Release {
         self.trial.as_ref()
     }
 
-    /// Whether the folder's file `digest` was taken up before, and could serve.
+    /// Whether the folder's file `digest` was taken up before, and could serve. It may be forgotten
+    /// since.
     pub(super) fn has_taken(&self, digest: &str) -> bool {
-        let version = self.version(digest);
-        self.file.as_deref() == Some(digest)
-            && version.is_some_and(|version| matches!(version.check, Check::Passed(_)))
+        let passed = |version: &Version| matches!(version.check, Check::Passed(_));
+        self.file.as_deref() == Some(digest) && self.version(digest).is_none_or(passed)
     }
 
     /// How far `version`, one of these, has come.
@@ -304,9 +304,12 @@ impl Release {
             .iter()
             .position(|known| known.digest == version.digest);
         let Some(index) = known else {
-            // One artefact that may not serve is enough to look at.
-            self.versions
-                .retain(|version| !matches!(version.check, Check::Failed { .. }));
+            // One artefact that may not serve is enough to look at; the folder's own is still
+            // there, and may be tried again.
+            let file = self.file.as_deref();
+            self.versions.retain(|version| {
+                !matches!(version.check, Check::Failed { .. }) || file == Some(&version.digest)
+            });
             self.versions.insert(0, version);
             return;
         };
@@ -780,6 +783,31 @@ mod tests {
         assert_eq!(states(&release), "c:shadow b:live a:retired");
         release.forget_old(0);
         assert_eq!(states(&release), "c:shadow b:live a:retired");
+    }
+
+    #[test]
+    fn a_file_that_was_taken_up_stays_so_when_its_version_is_forgotten() {
+        let mut release = release("ab");
+        release.file = Some(id('a'));
+        assert!(release.has_taken(&id('a')) && !release.has_taken(&id('b')));
+        for digit in ['b', 'c'] {
+            release.stage(version(digit));
+            release.checked(&id(digit), passed());
+            release.activate("p", &id(digit)).unwrap();
+        }
+        release.forget_old(2);
+        assert!(release.version(&id('a')).is_none() && release.has_taken(&id('a')));
+        // One that could not serve may be tried again, whatever came after it.
+        let failed = Check::Failed {
+            code: String::new(),
+            reason: String::new(),
+        };
+        release.stage(version('d'));
+        release.checked(&id('d'), failed.clone());
+        release.file = Some(id('d'));
+        release.stage(version('e'));
+        release.checked(&id('e'), failed);
+        assert!(!release.has_taken(&id('d')));
     }
 
     #[test]

@@ -191,6 +191,7 @@ async fn plugins_are_listed_with_what_they_are() {
         .collect();
     assert_eq!(names, ["chatml", "gemma-chat"]);
     assert_eq!(body["plugins"][0]["source"], "builtin");
-    assert_eq!(body["plugins"][1]["state"], "verified");
+    assert_eq!(body["plugins"][1]["state"], "live");
+    assert_eq!(body["plugins"][1]["routes"], json!([]));
     assert_eq!(body["plugins"][0]["stages"], json!(["render"]));
 }
