@@ -269,6 +269,8 @@ pub struct BindingConfig {
     pub settings: serde_json::Value,
     /// The imports that it gets beside `config`.
     pub grants: Vec<GrantName>,
+    /// How many later requests an instance may serve; `None` is 0, or what suits a built-in plugin.
+    pub reuse: Option<u32>,
     /// What happens when a call fails; `None` is `closed`.
     pub on_failure: Option<FailurePolicyName>,
     /// Allow `open` for a validator, which then lets requests through unseen.

@@ -16,6 +16,7 @@ mod clock;
 mod error;
 mod guest;
 mod held;
+mod idle;
 mod inspect;
 mod kv;
 mod limits;

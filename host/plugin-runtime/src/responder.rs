@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::chain::{Bound, Chain};
 use crate::error::{ChainFailure, FailureKind};
-use crate::guest::{Failure, Guest, Processor};
+use crate::guest::{Failure, Processor};
 use crate::held::Held;
 use crate::plugin::Stage;
 use crate::run::survive;
@@ -152,6 +152,9 @@ impl Responder {
             }
         }
         let text = flow.delta.map(|delta| delta.text).unwrap_or_default();
+        if flow.end.is_some() {
+            self.release().await;
+        }
         match flow.end {
             None => Ok(Output::Emit(text)),
             Some(reason) if flow.cut => {
@@ -161,6 +164,20 @@ impl Responder {
             Some(_) => {
                 self.end = Some(End::Finished);
                 Ok(Output::Emit(text))
+            }
+        }
+    }
+}
+
+impl Responder {
+    /// The answer is over: instances that may serve on are given back.
+    async fn release(&mut self) {
+        for link in &mut self.links {
+            if link.bound.binding.reuse > 0
+                && let Some(processor) = link.processor.take()
+                && let Some(guest) = processor.release().await
+            {
+                link.bound.give_back(guest);
             }
         }
     }
@@ -271,11 +288,8 @@ async fn processor(
     context: &AnswerContext,
 ) -> Result<Processor, Failure> {
     let artifact = bound.binding.plugin.artifact();
-    let (profile, request_id) = (&bound.profile, &context.request_id);
-    Guest::start(artifact, profile, scope, request_id, Stage::Respond)
-        .await?
-        .processor(artifact, context)
-        .await
+    let guest = bound.guest(scope, &context.request_id, Stage::Respond);
+    guest.await?.processor(artifact, context).await
 }
 
 /// Text whose tokens are not known any more; `None` where there is none.

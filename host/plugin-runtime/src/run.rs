@@ -184,17 +184,12 @@ impl Run {
     ) -> Result<Verdict, Failure> {
         self.make_room(bound).await?;
         let artifact = bound.binding.plugin.artifact();
-        let mut guest = Guest::start(
-            artifact,
-            &bound.profile,
-            &self.scope,
-            &chat.request_id,
-            Stage::Validate,
-        )
-        .await?;
+        let made = bound.guest(&self.scope, &chat.request_id, Stage::Validate);
+        let mut guest = made.await?;
         let verdict = guest.validate(artifact, seen, chat_bytes(chat)).await?;
-        if keep {
-            self.renderer = Some(guest);
+        match keep {
+            true => self.renderer = Some(guest),
+            false => bound.give_back(guest),
         }
         Ok(verdict)
     }
@@ -209,13 +204,15 @@ impl Run {
             Some(guest) => guest,
             None => {
                 self.make_room(bound).await?;
-                let (profile, request_id) = (&bound.profile, &chat.request_id);
-                Guest::start(artifact, profile, &self.scope, request_id, Stage::Render).await?
+                let made = bound.guest(&self.scope, &chat.request_id, Stage::Render);
+                made.await?
             }
         };
-        guest
+        let rendered = guest
             .render(artifact, &bindings::chat(chat), chat_bytes(chat))
-            .await
+            .await?;
+        bound.give_back(guest);
+        Ok(rendered)
     }
 
     /// Takes the room that this run can need at once: one instance, and one more where the

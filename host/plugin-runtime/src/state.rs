@@ -76,7 +76,8 @@ pub(crate) struct GuestState {
     /// Every call is given fuel, and tells what it used.
     pub(crate) counts_fuel: bool,
     request_id: String,
-    request: Arc<RequestScope>,
+    /// `None` while its instance waits for one.
+    request: Option<Arc<RequestScope>>,
     /// Looked up at the first use.
     kv: Option<Arc<Store>>,
     host_calls_left: u64,
@@ -100,13 +101,34 @@ impl GuestState {
             lines_dropped: 0,
             counts_fuel: false,
             request_id: request_id.to_owned(),
-            request,
+            request: Some(request),
             kv: None,
             host_calls_left: 0,
             lines_left_of_call: 0,
             lines_left,
             wasi: None,
         }
+    }
+
+    /// Another request begins: what is counted per request starts anew. What the guest has of WASI
+    /// stays, for it keeps handles of it.
+    pub(crate) fn begin_request(&mut self, request_id: &str, request: Arc<RequestScope>) {
+        request_id.clone_into(&mut self.request_id);
+        self.request = Some(request);
+        self.kv = None;
+        self.lines_left = self.profile.limits.log_lines.saturating_mul(LOG_CALLS);
+    }
+
+    /// The request that the guest works for.
+    fn request(&self) -> &Arc<RequestScope> {
+        let request = self.request.as_ref();
+        request.expect("a guest is called for a request only")
+    }
+
+    /// The request is over: an instance that waits keeps nothing of it alive.
+    pub(crate) fn end_request(&mut self) {
+        self.request = None;
+        self.kv = None;
     }
 
     /// A call begins: what is counted per call starts anew.

@@ -442,6 +442,12 @@ pub struct BindingSection {
     /// Default `["log"]`: it is rate-limited, and without it a plugin's panic has no message.
     #[serde(default = "default_grants")]
     pub grants: Vec<GrantName>,
+    /// How many later requests an instance that has answered may serve, one after the other, before
+    /// it is dropped. What the plugin keeps in its memory is seen by those requests; a failure ends
+    /// an instance at once. Default 0, a fresh instance for each request, but 1000 for the binary's
+    /// own templates, which keep nothing.
+    #[serde(default)]
+    pub reuse: Option<u32>,
     /// What happens when a call fails: `closed` answers with 500, `open` goes on without the
     /// plugin. Default `closed`.
     #[serde(default)]

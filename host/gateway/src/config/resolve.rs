@@ -475,6 +475,7 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
         settings: serde_json::to_value(&binding.settings)
             .expect("check_tree has turned every settings table into JSON"),
         grants: binding.grants.clone(),
+        reuse: binding.reuse,
         on_failure: binding.on_failure,
         force_open: binding.force_open && binding.on_failure == Some(FailurePolicyName::Open),
         limits: plugin_limits(&binding.limits, limits),
@@ -488,6 +489,7 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         plugin: builtin::TEMPLATE.to_owned(),
         settings: toml::Table::new(),
         grants: vec![GrantName::Log],
+        reuse: None,
         on_failure: None,
         force_open: false,
         limits: PluginLimitsSection::default(),

@@ -15,6 +15,9 @@ use crate::{
     routing::{Route, RouteTable, Trial},
 };
 
+/// Requests that an instance of one of the binary's own templates serves after its first.
+const BUILTIN_REUSE: u32 = 1000;
+
 /// Whether a route of `config` binds the plugin `name`.
 pub(super) fn binds(config: &Config, name: &str) -> bool {
     config.routes.iter().any(|route| route_binds(route, name))
@@ -107,10 +110,15 @@ fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
         GrantName::Random => Import::Random,
         GrantName::Model => Import::Model,
     });
+    let reuse = match builtin::is_one(plugin.digest()) {
+        true => BUILTIN_REUSE,
+        false => 0,
+    };
     Binding {
         plugin,
         settings: config.settings.clone(),
         grants: Grants::with(imports),
+        reuse: config.reuse.unwrap_or(reuse),
         limits: limits(&config.limits, config.questions),
         on_failure: match config.on_failure {
             Some(FailurePolicyName::Open) => FailurePolicy::Open,

@@ -23,7 +23,7 @@ pub(super) struct Wasi {
 
 impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let (profile, request) = (&self.profile, &self.request);
+        let (profile, request) = (&self.profile, Arc::clone(self.request()));
         let wasi = self.wasi.get_or_insert_with(|| {
             let mut table = ResourceTable::new();
             table.set_max_capacity(RESOURCES);
