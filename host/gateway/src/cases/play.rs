@@ -95,7 +95,7 @@ impl CaseRunner {
     /// # Errors
     /// [`ChainError`] where the plugin cannot be bound: it imports what the case does not grant.
     pub async fn run(&self, plugin: &Plugin, case: &Case) -> Result<Outcome, ChainError> {
-        let chain = self.chain(plugin, case)?;
+        let chain = self.chain(plugin, case, 0)?;
         let script = Script::new(case);
         let mut found = Expect::default();
         let played = play(&chain, plugin, case, script.services(), &mut found).await;
@@ -115,7 +115,8 @@ impl CaseRunner {
         })
     }
 
-    /// Runs `case` on `plugin` so many times and takes down how long each call takes.
+    /// Runs `case` on `plugin` so many times and takes down how long each call takes. An instance
+    /// may serve `reuse` later runs.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -123,9 +124,10 @@ impl CaseRunner {
         &self,
         plugin: &Plugin,
         case: &Case,
+        reuse: u32,
         times: usize,
     ) -> Result<CallTimes, ChainError> {
-        let chain = self.chain(plugin, case)?;
+        let chain = self.chain(plugin, case, reuse)?;
         let taken = Arc::new(Taken::new(plugin));
         for _ in 0..times {
             let services = Services {
@@ -140,8 +142,11 @@ impl CaseRunner {
     }
 
     /// The plugin alone, or with a template where it is none.
-    fn chain(&self, plugin: &Plugin, case: &Case) -> Result<Arc<Chain>, ChainError> {
-        let mut bindings = vec![bind(plugin, case, self.call_ms)];
+    fn chain(&self, plugin: &Plugin, case: &Case, reuse: u32) -> Result<Arc<Chain>, ChainError> {
+        let mut bindings = vec![Binding {
+            reuse,
+            ..bind(plugin, case, self.call_ms)
+        }];
         if !plugin.has(Stage::Render) {
             bindings.push(Binding {
                 grants: Grants::with(self.template.imports().iter().copied()),

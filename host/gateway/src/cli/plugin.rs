@@ -42,6 +42,7 @@ A case is a file cases/NAME.toml:
     #[command(after_help = "Examples:
   gapura plugin bench
   gapura plugin bench persona.wasm --budget 50 --requests 10000
+  gapura plugin bench persona.wasm --reuse 1000   # as a route that reuses instances
   gapura plugin bench --json | jq .calls.push.p50_us
 
 A plugin without cases is measured with a chat of ten messages and an answer of 100 deltas.
