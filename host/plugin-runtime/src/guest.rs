@@ -216,8 +216,13 @@ impl Guest {
             Err(error) => Err(error),
         };
         let result = settle(&mut self.store, result).and_then(|answer| {
-            let declined =
-                |failure: w::Failure| Failure::new(FailureKind::Declined, failure.message);
+            let declined = |failure: w::Failure| {
+                let message = match failure.message.trim() {
+                    "" => "gave no reason".to_owned(),
+                    _ => failure.message,
+                };
+                Failure::new(FailureKind::Declined, message)
+            };
             let verdict = bindings::verdict(answer.map_err(declined)?)?;
             bounded(verdict_bytes(&verdict), allowance)?;
             Ok(verdict)
