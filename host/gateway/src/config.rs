@@ -203,6 +203,8 @@ pub struct PluginsConfig {
     pub watch: bool,
     /// Compiled code, by digest.
     pub cache_dir: PathBuf,
+    /// Keep account of what each plugin costs.
+    pub ledger: bool,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimits,
 }

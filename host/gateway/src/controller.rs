@@ -33,7 +33,7 @@ use crate::{
     config::{Config, Environment, Overrides},
     pipeline::Prefill,
     routing::{Route, RouteTable},
-    telemetry::Metrics,
+    telemetry::{Ledger, Metrics},
 };
 use history::History;
 use registry::Entry;
@@ -105,6 +105,7 @@ impl Controller {
             }
         }
         let table = chains::build(&config, None, &loaded(&plugins), None)?;
+        metrics.ledger().switch(config.plugins.ledger);
         let auth = Auth::new(&config);
         let controller = Self {
             runtime,
@@ -135,6 +136,11 @@ impl Controller {
     /// The keys, for whoever serves requests.
     pub fn auth(&self) -> Arc<ArcSwap<Auth>> {
         Arc::clone(&self.auth)
+    }
+
+    /// What plugins cost.
+    pub fn ledger(&self) -> &Ledger {
+        self.metrics.ledger()
     }
 
     /// The configuration in force.

@@ -72,13 +72,15 @@ pub async fn run(
         salt: options.cache_salt.clone(),
         deadline,
     };
-    let judged = deadline.hold(judge::judge(&lender, route, chat)).await?;
+    let judged = judge::judge(&lender, route, chat, record);
+    let judged = deadline.hold(judged).await?;
     let Judged {
         route,
         mut run,
         chat,
         context,
         reply,
+        tally,
     } = judged;
     record.routed(&route.name, route.chain.label());
     if let Some(reply) = reply {
@@ -94,7 +96,7 @@ pub async fn run(
     let grammar = grammar::compiled(model, options.grammar.as_ref(), tokens.grammar.take());
     let grammar = deadline.hold(grammar).await?;
     let plan = plan::plan(model, &route, &chat, &options, tokens, grammar, deadline)?;
-    let reporter = lender.reporter(&route);
+    let reporter = lender.reporter(&route, tally.as_ref());
     let choices = choice::submit(model, &mut run, &context, &plan, deadline, reporter);
     Ok(Answer {
         choices: deadline.hold(choices).await?,
@@ -123,7 +125,9 @@ pub(crate) async fn rendered_tokens(
         salt,
         deadline,
     };
-    let mut run = route.chain.start(lender.services(route, chat));
+    let tally = lender.tally(route, record);
+    let services = lender.services(route, chat, tally.as_ref());
+    let mut run = route.chain.start(services);
     let tokens = prompt::tokens(model, &mut run, chat, PromptSource::Template, record);
     Ok(deadline.hold(tokens).await?.ids)
 }

@@ -1,12 +1,16 @@
 //! Which chain answers a request. A [`RouteTable`] is immutable; the
 //! [`Controller`](crate::controller::Controller) swaps whole tables.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use axum::http::HeaderValue;
 use gapura_plugin_runtime::Chain;
 
 use crate::config::{RouteConfig, SamplingDefaults, SamplingLimits};
+use crate::telemetry::{Ledger, ledger::Accounts};
 
 /// One way through the gateway at one version of its plugins. A request takes it once and
 /// keeps it to its end.
@@ -26,6 +30,8 @@ pub struct Route {
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
     pub limits: SamplingLimits,
+    /// Opened with the first request.
+    accounts: OnceLock<Accounts>,
 }
 
 impl Route {
@@ -41,7 +47,13 @@ impl Route {
             chain_header,
             sampling: config.sampling,
             limits: config.limits,
+            accounts: OnceLock::new(),
         }
+    }
+
+    /// What its plugins cost is booked here.
+    pub(crate) fn accounts(&self, ledger: &Ledger) -> &Accounts {
+        self.accounts.get_or_init(|| ledger.accounts(&self.chain))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the operator sees: metrics (names in [`names`]), log lines, and the one guard per
 //! request that writes both. Never prompts, answers or secrets.
 
+pub(crate) mod ledger;
 mod logging;
 mod metrics;
 pub mod names;
@@ -8,6 +9,7 @@ mod plugin_values;
 mod record;
 mod refused;
 
+pub use ledger::{Ledger, Snapshot, Totals};
 pub use logging::{LogError, start_logging};
 pub use metrics::{EngineGauges, Metrics};
 pub use record::RequestRecord;

@@ -31,6 +31,13 @@ pub trait PluginValues: Send + Sync {
 pub trait CallObserver: Send + Sync {
     /// Called after each call, on its thread; must not block.
     fn observe(&self, call: &GuestCall<'_>);
+
+    /// Called for a failure that was no call: no room for an instance, or more of an answer held
+    /// back than is allowed.
+    fn failed(&self, _plugin: &PluginId, _stage: Stage, _kind: FailureKind) {}
+
+    /// Called when a processor holds back more bytes of its answer than before.
+    fn held(&self, _plugin: &PluginId, _bytes: u64) {}
 }
 
 /// One call of a guest, after it ended.

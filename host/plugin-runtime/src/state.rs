@@ -8,10 +8,12 @@ use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
 use crate::budget::Budget;
+use crate::chain::Bound;
+use crate::guest::Failure;
 use crate::kv::Store;
 use crate::limits::{Grants, Limits};
 use crate::model::Spent;
-use crate::plugin::PluginId;
+use crate::plugin::{PluginId, Stage};
 use crate::services::Services;
 
 /// How many calls' worth of log lines an instance gets.
@@ -43,6 +45,12 @@ impl RequestScope {
             services,
             spent: Spent::default(),
         })
+    }
+
+    /// Tells the observer of a failure that was no call of the guest.
+    pub(crate) fn failed(&self, bound: &Bound, stage: Stage, failure: &Failure) {
+        let plugin = bound.binding.plugin.id();
+        self.services.observer.failed(plugin, stage, failure.kind);
     }
 }
 

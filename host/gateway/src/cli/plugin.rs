@@ -3,6 +3,7 @@
 mod bench;
 pub(super) mod build;
 mod inspect;
+mod ledger;
 mod project;
 mod remote;
 mod scaffold;
@@ -55,7 +56,10 @@ Medians are held against the budget; on a busy machine repeat it.")]
     /// Show the plugins and routes of a running server.
     #[command(after_help = "Examples:
   gapura plugin status
-  gapura plugin status --json | jq '.plugins[].label'")]
+  gapura plugin status --json | jq '.plugins[].label'
+  gapura plugin status --json | jq '.plugins[].ledger[] | {version, route, requests, failed}'
+
+The last table says what each version has cost on each route since it first served there.")]
     Status(remote::StatusArgs),
     /// Show what a component is: stages, imports, version, digest, size.
     #[command(after_help = "Examples:

@@ -360,6 +360,9 @@ pub struct PluginsSection {
     pub watch: bool,
     /// Folder for compiled code. Default `~/.cache/gapura/plugins`.
     pub cache_dir: Option<PathBuf>,
+    /// Keep account of what each plugin costs, for `/metrics`, `gapura plugin status` and release
+    /// control. Default true.
+    pub ledger: bool,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimitsSection,
 }
@@ -370,6 +373,7 @@ impl Default for PluginsSection {
             dir: None,
             watch: true,
             cache_dir: None,
+            ledger: true,
             limits: PluginLimitsSection::default(),
         }
     }

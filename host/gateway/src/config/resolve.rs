@@ -331,6 +331,7 @@ pub(super) fn resolve(
         plugins: PluginsConfig {
             dir: tree.plugins.dir.map(|dir| folder.join(dir)),
             watch: tree.plugins.watch,
+            ledger: tree.plugins.ledger,
             cache_dir: tree.plugins.cache_dir.map_or_else(
                 || user_cache_dir().join("gapura/plugins"),
                 |dir| folder.join(dir),

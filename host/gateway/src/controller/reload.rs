@@ -43,6 +43,7 @@ impl Controller {
         }
         let plugins: BTreeMap<String, Plugin> = plugins;
         let table = chains::build(&config, model.as_ref(), &plugins, None)?;
+        self.metrics.ledger().switch(config.plugins.ledger);
         let auth = Auth::new(&config);
         self.state().config = Arc::new(config);
         self.auth.store(Arc::new(auth));

@@ -7,6 +7,8 @@ use gapura_plugin_runtime::{AnswerContext, Chat, FinishReason, Run, Validated};
 use crate::error::ApiError;
 use crate::pipeline::services::Lender;
 use crate::routing::Route;
+use crate::telemetry::RequestRecord;
+use crate::telemetry::ledger::Tally;
 
 /// Most times that a request changes its route.
 const MAX_REROUTES: usize = 1;
@@ -21,6 +23,8 @@ pub(super) struct Judged {
     pub(super) context: AnswerContext,
     /// A validator's own answer: the model is not asked.
     pub(super) reply: Option<Reply>,
+    /// What the plugins of `route` cost, where anybody wants to know.
+    pub(super) tally: Option<Arc<Tally>>,
 }
 
 /// An answer that needs no model.
@@ -39,11 +43,14 @@ pub(super) async fn judge(
     lender: &Lender<'_>,
     mut route: Arc<Route>,
     mut chat: Chat,
+    record: &mut RequestRecord,
 ) -> Result<Judged, ApiError> {
     for _ in 0..=MAX_REROUTES {
         chat.route.clone_from(&route.name);
         let context = AnswerContext::from(&chat);
-        let mut run = route.chain.start(lender.services(&route, &chat));
+        let tally = lender.tally(&route, record);
+        let services = lender.services(&route, &chat, tally.as_ref());
+        let mut run = route.chain.start(services);
         match run.validate(chat).await? {
             Validated::Continue(chat) => {
                 return Ok(Judged {
@@ -52,6 +59,7 @@ pub(super) async fn judge(
                     chat,
                     context,
                     reply: None,
+                    tally,
                 });
             }
             Validated::Refused { plugin: _, refusal } => return Err(refusal.into()),
@@ -68,6 +76,7 @@ pub(super) async fn judge(
                     chat,
                     context,
                     reply,
+                    tally,
                 });
             }
             Validated::Rerouted {

@@ -15,12 +15,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     auth::Auth,
     controller::{ControlError, Controller, Origin, PluginStatus},
     error::ApiError,
+    telemetry::ledger::AccountStatus,
 };
 
 /// What the handlers share.
@@ -29,6 +31,21 @@ struct Admin {
     controller: Arc<Controller>,
     auth: Arc<ArcSwap<Auth>>,
     max_plugin_bytes: usize,
+}
+
+/// A plugin and what its versions have cost, those that no longer serve too.
+#[derive(Serialize)]
+struct WithLedger {
+    #[serde(flatten)]
+    status: PluginStatus,
+    ledger: Vec<AccountStatus>,
+}
+
+impl Admin {
+    fn with_ledger(&self, status: PluginStatus) -> WithLedger {
+        let ledger = self.controller.ledger().status(&status.name);
+        WithLedger { status, ledger }
+    }
 }
 
 /// The routes under `/admin/v1`. Without a configured token all of them answer 404.
@@ -102,17 +119,19 @@ async fn list_plugins(State(admin): State<Admin>) -> Json<Value> {
         .into_iter()
         .map(|(name, refusal)| json!({ "name": name, "refused": refusal }))
         .collect();
-    Json(json!({ "plugins": admin.controller.plugins(), "refused": refused }))
+    let plugins = admin.controller.plugins().into_iter();
+    let plugins: Vec<_> = plugins.map(|status| admin.with_ledger(status)).collect();
+    Json(json!({ "plugins": plugins, "refused": refused }))
 }
 
 async fn show_plugin(
     State(admin): State<Admin>,
     Path(name): Path<String>,
-) -> Result<Json<PluginStatus>, ApiError> {
+) -> Result<Json<WithLedger>, ApiError> {
     let status = admin.controller.plugin(&name).ok_or_else(|| {
         ApiError::not_found(format!("there is no plugin `{name}`")).with_code("plugin_not_found")
     })?;
-    Ok(Json(status))
+    Ok(Json(admin.with_ledger(status)))
 }
 
 async fn list_routes(State(admin): State<Admin>) -> Json<Value> {

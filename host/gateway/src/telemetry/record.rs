@@ -9,6 +9,7 @@ use std::{
 use gapura_engine::Usage;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::ledger::Tally;
 use super::metrics::{Metrics, PROVIDER};
 
 /// What is known of a request. Dropping it writes its metrics and its log line.
@@ -34,6 +35,9 @@ pub struct RequestRecord {
     completion_tokens: u32,
     /// Of the answers that are complete.
     usages: Vec<Usage>,
+    is_timed: bool,
+    /// What the plugins of each chain cost that the request came to.
+    tallies: Vec<Arc<Tally>>,
 }
 
 impl RequestRecord {
@@ -65,6 +69,8 @@ impl RequestRecord {
             prompt_tokens: 0,
             completion_tokens: 0,
             usages: Vec::new(),
+            is_timed: false,
+            tallies: Vec::new(),
         }
     }
 
@@ -78,6 +84,21 @@ impl RequestRecord {
     pub fn asked_by(&mut self, tenant: Option<&str>, stream: bool) {
         self.tenant = tenant.map(str::to_owned);
         self.stream = stream;
+    }
+
+    /// What plugins cost is wanted for this request, whether or not the ledger is kept.
+    pub fn time(&mut self) {
+        self.is_timed = true;
+    }
+
+    /// Whether [`time`](Self::time) was called.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.is_timed
+    }
+
+    /// The plugins of a chain that the request has come to.
+    pub(crate) fn spends(&mut self, tally: Arc<Tally>) {
+        self.tallies.push(tally);
     }
 
     /// Adds to the time that tokenizing the prompt took.

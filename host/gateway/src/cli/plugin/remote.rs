@@ -11,6 +11,7 @@ use clap::Args;
 use comfy_table::Table;
 use serde_json::Value;
 
+use super::ledger;
 use crate::config::Secret;
 
 /// A component may take this long to compile on a busy machine.
@@ -93,6 +94,9 @@ impl StatusArgs {
             return Ok(());
         }
         writeln!(out, "{}\n{}", plugin_table(&status), route_table(&routes))?;
+        if let Some(table) = ledger::table(&status) {
+            writeln!(out, "{table}")?;
+        }
         Ok(())
     }
 }
@@ -179,7 +183,7 @@ fn route_table(routes: &Value) -> Table {
     table
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
