@@ -8,6 +8,7 @@ mod drain;
 mod errors;
 mod expect;
 mod grammar;
+mod ledger;
 mod lent;
 mod log;
 mod metrics;

@@ -8,6 +8,7 @@ pub mod names;
 mod plugin_values;
 mod record;
 mod refused;
+mod server_timing;
 
 pub use ledger::{Ledger, Snapshot, Totals};
 pub use logging::{LogError, start_logging};

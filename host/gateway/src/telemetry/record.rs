@@ -11,6 +11,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::ledger::Tally;
 use super::metrics::{Metrics, PROVIDER};
+use super::server_timing::ServerTiming;
 
 /// What is known of a request. Dropping it writes its metrics and its log line.
 #[derive(Debug)]
@@ -99,6 +100,37 @@ impl RequestRecord {
     /// The plugins of a chain that the request has come to.
     pub(crate) fn spends(&mut self, tally: Arc<Tally>) {
         self.tallies.push(tally);
+    }
+
+    /// What is known so far of where the time went, as `Server-Timing` says it; `None` where it is
+    /// not wanted. Of several answers the slowest counts.
+    pub(crate) fn server_timing(&self) -> Option<String> {
+        if !self.is_timed {
+            return None;
+        }
+        let mut timing = ServerTiming::default();
+        let most = |of: fn(&Usage) -> Duration| self.usages.iter().map(of).max();
+        if let Some(queue) = most(|usage| usage.queue_time) {
+            timing.add("queue", "", queue);
+        }
+        if !self.tokenization.is_zero() {
+            timing.add("tokenize", "", self.tokenization);
+        }
+        for cost in self.tallies.iter().flat_map(|tally| tally.costs()) {
+            let desc = format!("{} {}", cost.plugin.label(), cost.stage);
+            timing.add("plugin", &desc, cost.took);
+        }
+        if let Some(prefill) = most(|usage| usage.prefill_time) {
+            timing.add("prefill", "", prefill);
+        }
+        if let Some(decode) = most(|usage| usage.decode_time) {
+            timing.add("decode", "", decode);
+        }
+        if !self.detokenization.is_zero() {
+            timing.add("detokenize", "", self.detokenization);
+        }
+        timing.add("total", "", self.elapsed());
+        Some(timing.finish())
     }
 
     /// Adds to the time that tokenizing the prompt took.
