@@ -5,6 +5,7 @@
 //! is freed with the last of them.
 
 mod chains;
+mod component;
 mod error;
 mod history;
 mod registry;

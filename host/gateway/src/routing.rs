@@ -9,7 +9,7 @@ use std::{
 use axum::http::HeaderValue;
 use gapura_plugin_runtime::Chain;
 
-use crate::config::{RouteConfig, SamplingDefaults, SamplingLimits};
+use crate::config::{RecordConfig, RouteConfig, SamplingDefaults, SamplingLimits};
 use crate::telemetry::{Ledger, ledger::Accounts};
 
 /// One way through the gateway at one version of its plugins. A request takes it once and
@@ -30,6 +30,8 @@ pub struct Route {
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
     pub limits: SamplingLimits,
+    /// Which requests are kept to be run again.
+    pub record: Option<RecordConfig>,
     /// Opened with the first request.
     accounts: OnceLock<Accounts>,
 }
@@ -47,6 +49,7 @@ impl Route {
             chain_header,
             sampling: config.sampling,
             limits: config.limits,
+            record: config.record,
             accounts: OnceLock::new(),
         }
     }

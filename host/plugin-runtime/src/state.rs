@@ -119,6 +119,7 @@ impl GuestState {
 
     /// A call begins: what is counted per call starts anew.
     pub(crate) fn begin_call(&mut self) {
+        self.request.services.observer.begins(&self.profile.id);
         self.host_calls_left = self.profile.limits.host_calls;
         self.lines_left_of_call = self.profile.limits.log_lines;
         self.lines_dropped = 0;

@@ -81,6 +81,16 @@ impl Expect {
         }
     }
 
+    /// Every key whose value is not the same as in `wanted`.
+    pub fn differences_from(&self, wanted: &Self) -> Vec<Difference> {
+        self.differences(&wanted.0)
+    }
+
+    /// The text under `key`, where there is one.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.as_str()
+    }
+
     /// Every key whose value is not the same as in `wanted`, with both values.
     pub fn differences(&self, wanted: &Table) -> Vec<Difference> {
         let keys = wanted

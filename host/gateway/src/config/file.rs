@@ -422,6 +422,31 @@ pub struct RouteSection {
     /// What requests of this route may not exceed.
     #[serde(default)]
     pub limits: SamplingLimitsSection,
+    /// Keep what the chain needs to run its newest requests again. Default none is kept.
+    #[serde(default)]
+    pub record: Option<RecordSection>,
+}
+
+/// `record` of a route: what `gapura plugin replay` plays. In memory, gone with the process.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecordSection {
+    /// Requests, the newest ones; 1 to 10,000. Default 100.
+    pub keep: NonZeroU32,
+    /// Replace letters and digits of what people, the model and plugins said. Default true.
+    pub redact: bool,
+    /// MiB that all of them may take. Default 16.
+    pub max_mib: NonZeroU32,
+}
+
+impl Default for RecordSection {
+    fn default() -> Self {
+        Self {
+            keep: const { NonZeroU32::new(100).expect("not zero") },
+            redact: true,
+            max_mib: const { NonZeroU32::new(16).expect("not zero") },
+        }
+    }
 }
 
 /// `[[routes.plugins]]`: one plugin of a route.

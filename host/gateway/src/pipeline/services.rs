@@ -10,6 +10,7 @@ use gapura_plugin_runtime::{
 use crate::pipeline::call::Deadline;
 use crate::pipeline::observation::Reporter;
 use crate::pipeline::question::Questions;
+use crate::recording::Recorder;
 use crate::routing::Route;
 use crate::state::{AppState, Lent, LoadedModel};
 use crate::telemetry::RequestRecord;
@@ -28,7 +29,7 @@ impl Lender<'_> {
     /// Counts what the plugins of `route` cost the request; `None` where nobody wants to know.
     pub(super) fn tally(&self, route: &Route, record: &mut RequestRecord) -> Option<Arc<Tally>> {
         let ledger = self.state.metrics.ledger();
-        if !ledger.is_on() && !record.is_timed() {
+        if !ledger.is_on() && !record.is_timed() && route.record.is_none() {
             return None;
         }
         let tally = ledger.tally(route.accounts(ledger));
@@ -36,9 +37,32 @@ impl Lender<'_> {
         Some(tally)
     }
 
+    /// Hears of the request's calls on `route`, and takes it down where the route records.
+    pub(super) fn watch(
+        &self,
+        route: &Route,
+        chat: &Chat,
+        is_rendered: bool,
+        record: &mut RequestRecord,
+    ) -> Watch {
+        let tally = self.tally(route, record);
+        let recorder = route.record.zip(tally.clone()).map(|(bounds, tally)| {
+            let records = &self.state.records;
+            Arc::new(Recorder::new(
+                records,
+                bounds,
+                route,
+                chat,
+                is_rendered,
+                tally,
+            ))
+        });
+        Watch { tally, recorder }
+    }
+
     /// What the observers of `route`, if it has any, will hear of the answers to one request. The
     /// request is over then, and its time too: they ask no questions.
-    pub(super) fn reporter(&self, route: &Route, tally: Option<&Arc<Tally>>) -> Option<Reporter> {
+    pub(super) fn reporter(&self, route: &Route, watch: &Watch) -> Option<Reporter> {
         let state = self.state;
         route.chain.is_observed().then(|| Reporter {
             observations: Arc::clone(&state.observations),
@@ -46,7 +70,7 @@ impl Lender<'_> {
             chain: Arc::clone(&route.chain),
             services: Services {
                 model: Arc::new(NoModel(ModelError::Deadline)),
-                ..self.modelless(tally)
+                ..self.modelless(watch)
             },
             under_way: state.under_way(),
             failed: Arc::default(),
@@ -54,20 +78,15 @@ impl Lender<'_> {
     }
 
     /// For the plugins of `route`.
-    pub(super) fn services(
-        &self,
-        route: &Route,
-        chat: &Chat,
-        tally: Option<&Arc<Tally>>,
-    ) -> Services {
-        let services = self.modelless(tally);
+    pub(super) fn services(&self, route: &Route, chat: &Chat, watch: &Watch) -> Services {
+        let services = self.modelless(watch);
         let mut bindings = route.chain.bindings().iter();
         if !bindings.any(|binding| binding.plugin.imports().contains(&Import::Model)) {
             return services;
         }
         let questions: Arc<dyn Model> = Arc::new(Questions {
             model: Arc::clone(self.model),
-            tally: tally.cloned(),
+            tally: watch.tally.clone(),
             chain: Arc::clone(&route.chain),
             services: services.clone(),
             // By field, since a copy of the whole chat would be made to be thrown away.
@@ -91,7 +110,7 @@ impl Lender<'_> {
     }
 
     /// Services whose model answers no question: those with which a question is rendered.
-    fn modelless(&self, tally: Option<&Arc<Tally>>) -> Services {
+    fn modelless(&self, watch: &Watch) -> Services {
         let Lent { kv, clock, random } = self.state.lent.clone();
         let metrics = &self.state.metrics;
         Services {
@@ -99,10 +118,7 @@ impl Lender<'_> {
                 tokenizer: self.model.tokenizer.clone(),
                 most: self.model.engine.model().context_length,
             }),
-            observer: match tally {
-                Some(tally) => Arc::clone(tally) as _,
-                None => Arc::new(Unheard),
-            },
+            observer: watch.observer(),
             values: Arc::clone(metrics) as _,
             kv,
             clock,
@@ -133,6 +149,33 @@ impl TokenCounter for Counter {
         match self.tokenizer.least_count(text.len()) {
             least if least > self.most => u32::try_from(least).unwrap_or(u32::MAX),
             _ => self.tokenizer.count(text),
+        }
+    }
+}
+
+/// Who hears of a request's calls on one route.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Counts what its plugins cost, where anybody wants to know.
+    pub(super) tally: Option<Arc<Tally>>,
+    /// Takes it down, where the route records.
+    pub(super) recorder: Option<Arc<Recorder>>,
+}
+
+impl Watch {
+    /// Counts, and takes nothing down.
+    pub(super) fn counting(tally: Option<Arc<Tally>>) -> Self {
+        Self {
+            tally,
+            recorder: None,
+        }
+    }
+
+    fn observer(&self) -> Arc<dyn CallObserver> {
+        match (&self.recorder, &self.tally) {
+            (Some(recorder), _) => Arc::clone(recorder) as _,
+            (None, Some(tally)) => Arc::clone(tally) as _,
+            (None, None) => Arc::new(Unheard),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! `/admin/v1`: what the operator may see and change while the server runs. A thin layer over
 //! the [`Controller`]: every answer is JSON, every error has the API's shape.
 
+mod records;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -22,6 +24,7 @@ use crate::{
     auth::Auth,
     controller::{ControlError, Controller, Origin, PluginStatus},
     error::ApiError,
+    recording::Records,
     telemetry::ledger::AccountStatus,
 };
 
@@ -30,6 +33,7 @@ use crate::{
 struct Admin {
     controller: Arc<Controller>,
     auth: Arc<ArcSwap<Auth>>,
+    records: Arc<Records>,
     max_plugin_bytes: usize,
 }
 
@@ -48,12 +52,14 @@ impl Admin {
     }
 }
 
-/// The routes under `/admin/v1`. Without a configured token all of them answer 404.
-pub fn router(controller: Arc<Controller>) -> Router {
+/// The routes under `/admin/v1`. Without a configured token all of them answer 404. `records` are
+/// those of the server that `controller` changes.
+pub fn router(controller: Arc<Controller>, records: Arc<Records>) -> Router {
     let max_plugin_bytes = controller.config().admin.max_plugin_bytes;
     let admin = Admin {
         auth: controller.auth(),
         controller,
+        records,
         max_plugin_bytes,
     };
     let inner = Router::new()
@@ -62,6 +68,10 @@ pub fn router(controller: Arc<Controller>) -> Router {
         .route("/routes", get(list_routes))
         .route("/reload", post(reload))
         .route("/history", get(history))
+        .route("/records", get(records::list))
+        // An id may hold slashes.
+        .route("/records/{*request_id}", get(records::show))
+        .route("/artefacts/{digest}", get(records::artefact))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(max_plugin_bytes))
@@ -153,7 +163,7 @@ async fn history(State(admin): State<Admin>) -> Json<Value> {
 async fn unknown_path() -> ApiError {
     ApiError::not_found(
         "there is no such administration endpoint; there are plugins, plugins/{name}, routes, \
-         reload and history",
+         reload, history, records, records/{request-id} and artefacts/{digest}",
     )
     .with_code("unknown_endpoint")
 }

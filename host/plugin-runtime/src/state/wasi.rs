@@ -7,8 +7,8 @@ use std::time::Duration;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 
-use super::GuestState;
-use crate::clock::Clock;
+use super::{GuestState, Profile, RequestScope};
+use crate::services::Told;
 
 /// Most bytes of one random read.
 const RANDOM_BYTES: u64 = 64 << 10;
@@ -34,7 +34,10 @@ impl WasiView for GuestState {
                 .allow_ip_name_lookup(false)
                 .max_random_size(RANDOM_BYTES);
             if profile.grants.clock {
-                let clock = || Granted(Arc::clone(&request.services.clock));
+                let clock = || Granted {
+                    profile: Arc::clone(profile),
+                    request: Arc::clone(request),
+                };
                 context.wall_clock(clock()).monotonic_clock(clock());
             } else {
                 context
@@ -52,7 +55,17 @@ impl WasiView for GuestState {
 }
 
 /// The clock of a guest that is granted one.
-struct Granted(Arc<dyn Clock>);
+struct Granted {
+    profile: Arc<Profile>,
+    request: Arc<RequestScope>,
+}
+
+impl Granted {
+    fn told(&self, told: Told<'_>) {
+        let observer = &self.request.services.observer;
+        observer.told(&self.profile.id, told);
+    }
+}
 
 impl HostWallClock for Granted {
     fn resolution(&self) -> Duration {
@@ -60,7 +73,9 @@ impl HostWallClock for Granted {
     }
 
     fn now(&self) -> Duration {
-        Duration::from_millis(self.0.now_ms())
+        let now_ms = self.request.services.clock.now_ms();
+        self.told(Told::NowMs(now_ms));
+        Duration::from_millis(now_ms)
     }
 }
 
@@ -70,7 +85,9 @@ impl HostMonotonicClock for Granted {
     }
 
     fn now(&self) -> u64 {
-        self.0.monotonic_ns()
+        let now_ns = self.request.services.clock.monotonic_ns();
+        self.told(Told::MonotonicNs(now_ns));
+        now_ns
     }
 }
 
