@@ -16,6 +16,8 @@ mod moments;
 mod plugins;
 mod prefix;
 mod process;
+mod recording;
+mod replay;
 mod restarts;
 mod sampling;
 mod scaffold;

@@ -86,9 +86,9 @@ impl Expect {
         self.differences(&wanted.0)
     }
 
-    /// The text under `key`, where there is one.
-    pub fn text(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.as_str()
+    /// What stands under `key`, strings as they are.
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.0.get(key).map(text_of)
     }
 
     /// Every key whose value is not the same as in `wanted`, with both values.

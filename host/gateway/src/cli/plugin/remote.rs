@@ -6,16 +6,22 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use comfy_table::Table;
 use serde_json::Value;
+use ureq::{
+    Body,
+    http::{Response, StatusCode},
+};
 
 use super::ledger;
 use crate::config::Secret;
 
 /// A component may take this long to compile on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// Larger components are fetched from nowhere.
+const MAX_COMPONENT_BYTES: u64 = 256 << 20;
 
 /// Which server, and as whom.
 #[derive(Debug, Args)]
@@ -102,7 +108,42 @@ impl StatusArgs {
 }
 
 impl ServerArgs {
-    fn call(&self, method: &str, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Value> {
+    pub(super) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<Value> {
+        let (url, mut response) = self.send(method, path, body)?;
+        let status = response.status();
+        let answer = response.body_mut().read_json();
+        let answer: Value =
+            answer.with_context(|| format!("{url} answered {status} without JSON"))?;
+        if !status.is_success() {
+            return Err(refused(status, &answer));
+        }
+        Ok(answer)
+    }
+
+    /// What lies at `path`, whatever it is.
+    pub(super) fn bytes(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let (url, mut response) = self.send("GET", path, None)?;
+        let status = response.status();
+        if !status.is_success() {
+            let answer = response.body_mut().read_json().unwrap_or_default();
+            return Err(refused(status, &answer));
+        }
+        let body = response.body_mut().with_config().limit(MAX_COMPONENT_BYTES);
+        body.read_to_vec()
+            .with_context(|| format!("{url} did not answer in whole"))
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> anyhow::Result<(String, Response<Body>)> {
         let token = self
             .token
             .as_ref()
@@ -125,22 +166,14 @@ impl ServerArgs {
                 .header("authorization", authorization)
                 .call(),
         };
-        let mut response = sent.with_context(|| format!("cannot reach {url}"))?;
-        let status = response.status();
-        let answer: Value = response
-            .body_mut()
-            .read_json()
-            .with_context(|| format!("{url} answered {status} without JSON"))?;
-        if !status.is_success() {
-            bail!(
-                "{status}: {}",
-                answer["error"]["message"]
-                    .as_str()
-                    .unwrap_or("no reason given")
-            );
-        }
-        Ok(answer)
+        let response = sent.with_context(|| format!("cannot reach {url}"))?;
+        Ok((url, response))
     }
+}
+
+fn refused(status: StatusCode, answer: &Value) -> anyhow::Error {
+    let reason = answer["error"]["message"].as_str();
+    anyhow::anyhow!("{status}: {}", reason.unwrap_or("no reason given"))
 }
 
 fn plugin_table(status: &Value) -> Table {
