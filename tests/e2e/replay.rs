@@ -7,7 +7,7 @@ use std::process::Output;
 use gapura_test_guests as guests;
 use serde_json::{Value, json};
 
-use crate::process::{Process, TOKEN, gapura};
+use crate::process::{Process, TOKEN, component, gapura};
 
 const CONFIG: &str = "[[routes]]\nname = 'accept'\nrecord = { redact = false }\n\
     plugins = [{ plugin = 'guard' }, { plugin = 'chatml' }, { plugin = 'mark' }]\n";
@@ -16,15 +16,20 @@ const CONFIG: &str = "[[routes]]\nname = 'accept'\nrecord = { redact = false }\n
 fn recorded() -> Process {
     let plugins = [("guard", guests::VERDICTS), ("mark", guests::BRACKETS)];
     let server = Process::start(CONFIG, &plugins);
-    let body = json!({"model": "accept", "messages": [{"role": "user", "content": "halo"}]});
+    let answer = ask(&server, "accept", "halo");
+    assert!(answer["choices"].is_array(), "{answer}");
+    server
+}
+
+/// The answer to the request `r-1`.
+fn ask(server: &Process, model: &str, text: &str) -> Value {
+    let body = json!({"model": model, "messages": [{"role": "user", "content": text}]});
     let mut answer = Process::agent()
         .post(format!("{}/v1/chat/completions", server.url))
         .header("x-request-id", "r-1")
         .send_json(body)
         .expect("the server answers");
-    let answer: Value = answer.body_mut().read_json().expect("an answer is JSON");
-    assert!(answer["choices"].is_array(), "{answer}");
-    server
+    answer.body_mut().read_json().expect("an answer is JSON")
 }
 
 fn file(server: &Process, name: &str, component: &[u8]) -> String {
@@ -152,4 +157,30 @@ fn what_cannot_be_found_out_ends_with_two_and_advice() {
         assert_eq!(code, Some(2), "{text}");
         assert!(text.contains(advice), "{text}");
     }
+}
+
+/// What is redacted compares all the same: both versions see the same letters. What depends on
+/// words is told apart from a difference of the versions.
+#[test]
+fn a_redacted_record_compares_and_says_where_it_strays() {
+    let config = "[[routes]]\nname = 'chat'\nrecord = {}\nplugins = [\
+        { plugin = 'request-guard', grants = ['log', 'tokenizer'], \
+        settings = { max_tokens = 100, deny = ['rahasia'] } }, { plugin = 'chatml' }]\n";
+    let guard = component("request-guard");
+    let server = Process::start(config, &[("request-guard", &guard)]);
+    let refused = ask(&server, "chat", "Apa rahasia itu?");
+    assert_eq!(refused["error"]["code"], "denied_content", "{refused}");
+    let mut other = guard;
+    gapura_plugin_runtime::add_custom_section(&mut other, "padding", b"1");
+    let other = file(&server, "request-guard.wasm", &other);
+    let (code, text) = replay(&server, &["r-1", "--plugin", &other]);
+    assert_eq!(code, Some(0), "{text}");
+    let note = "decided `refuse` then and `accept` now: the record is redacted";
+    assert!(text.contains(note), "{text}");
+    let trap = file(&server, "trap.wasm", guests::TRAP);
+    let (code, text) = replay(
+        &server,
+        &["r-1", "--plugin", &trap, "--name", "request-guard"],
+    );
+    assert_eq!(code, Some(1), "{text}");
 }

@@ -81,8 +81,8 @@ pub struct Tape {
 /// What came of a request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// `accept`, `amend`, `refuse`, `answer`, `reroute`, `fail`; empty where the request ended
-    /// before.
+    /// `accept`, `amend`, `refuse`, `answer`, `reroute`, `fail`; `continue` for one of the first
+    /// two where the record is not whole; empty where the request ended before.
     pub verdict: String,
     /// The refusal's code, the failure's kind, or the other route.
     pub detail: String,

@@ -73,6 +73,7 @@ impl Recorder {
     pub(crate) fn validated(&self, validated: &Result<Validated, ChainFailure>) {
         self.with(|state| {
             let (verdict, detail) = match validated {
+                Ok(Validated::Continue(_)) if !state.record.is_whole => ("continue", ""),
                 Ok(Validated::Continue(chat)) if *chat == state.record.chat => ("accept", ""),
                 Ok(Validated::Continue(_)) => ("amend", ""),
                 Ok(Validated::Refused { refusal, .. }) => ("refuse", refusal.code.as_str()),

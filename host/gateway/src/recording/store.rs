@@ -104,3 +104,94 @@ impl Records {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gapura_plugin_runtime::{Chat, Sampling};
+
+    use super::*;
+    use crate::recording::Outcome;
+
+    const BOUNDS: RecordConfig = RecordConfig {
+        keep: 2,
+        redact: false,
+        max_bytes: 1 << 20,
+    };
+
+    fn record(route: &str, request_id: &str, verdict: &str) -> Record {
+        Record {
+            request_id: request_id.to_owned(),
+            at: 7,
+            route: route.to_owned(),
+            is_redacted: false,
+            is_whole: true,
+            plugins: Vec::new(),
+            chat: Chat {
+                request_id: request_id.to_owned(),
+                route: route.to_owned(),
+                model: route.to_owned(),
+                tenant: None,
+                stream: false,
+                messages: Vec::new(),
+                sampling: Sampling::default(),
+                extra: "{}".to_owned(),
+            },
+            is_rendered: true,
+            deltas: Vec::new(),
+            finish: None,
+            tapes: BTreeMap::new(),
+            outcome: Outcome {
+                verdict: verdict.to_owned(),
+                ..Outcome::default()
+            },
+        }
+    }
+
+    fn verdicts(records: &Records) -> Vec<String> {
+        let list = records.list().into_iter();
+        list.map(|summary| summary.verdict).collect()
+    }
+
+    #[test]
+    fn the_newest_of_a_request_is_given_out_whatever_its_route() {
+        let records = Records::default();
+        records.add(&record("b", "r", "one"), &BOUNDS);
+        records.add(&record("a", "r", "two"), &BOUNDS);
+        let json = records.get("r").unwrap();
+        let found: Record = serde_json::from_str(&json).unwrap();
+        assert_eq!(found, record("a", "r", "two"));
+        assert!(records.get("other").is_none());
+    }
+
+    #[test]
+    fn the_oldest_of_a_route_go_by_count_and_by_bytes() {
+        let records = Records::default();
+        for verdict in ["one", "two", "three"] {
+            records.add(&record("a", verdict, verdict), &BOUNDS);
+        }
+        records.add(&record("b", "r", "other"), &BOUNDS);
+        assert_eq!(verdicts(&records), ["three", "two", "other"]);
+        let tight = RecordConfig {
+            max_bytes: records.list()[0].bytes + 10,
+            ..BOUNDS
+        };
+        records.add(&record("a", "four", "four"), &tight);
+        assert_eq!(verdicts(&records), ["four", "other"]);
+        let none = RecordConfig {
+            max_bytes: 10,
+            ..BOUNDS
+        };
+        records.add(&record("a", "five", "five"), &none);
+        assert_eq!(verdicts(&records), ["other"]);
+    }
+
+    #[test]
+    fn records_of_routes_that_stopped_recording_are_forgotten() {
+        let records = Records::default();
+        records.add(&record("a", "r", "one"), &BOUNDS);
+        records.add(&record("b", "s", "two"), &BOUNDS);
+        records.keep_routes(|route| route == "b");
+        assert_eq!(verdicts(&records), ["two"]);
+        assert!(records.get("r").is_none());
+    }
+}
