@@ -122,14 +122,12 @@ impl TryFrom<String> for Bytes {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let pairs = text.as_bytes().chunks(2);
-        let bytes = pairs.map(|pair| {
-            let digits = std::str::from_utf8(pair)
-                .ok()
-                .filter(|pair| pair.len() == 2);
-            digits.and_then(|digits| u8::from_str_radix(digits, 16).ok())
+        let digit = |byte: &u8| char::from(*byte).to_digit(16);
+        let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+            [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
+            _ => None,
         });
-        let bytes: Option<Vec<u8>> = bytes.collect();
+        let bytes: Option<Vec<u8>> = pairs.collect();
         bytes
             .map(Self)
             .ok_or_else(|| "bytes are pairs of hexadecimal digits".to_owned())
