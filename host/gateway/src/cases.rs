@@ -6,8 +6,10 @@
 mod expect;
 mod file;
 mod play;
+mod replay;
 mod script;
 mod section;
+mod tapes;
 mod times;
 
 pub use expect::{Difference, Expect};

@@ -206,6 +206,8 @@ pub struct PluginsConfig {
     pub watch: bool,
     /// Compiled code, by digest.
     pub cache_dir: PathBuf,
+    /// Keep account of what each plugin costs.
+    pub ledger: bool,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimits,
 }
@@ -255,6 +257,19 @@ pub struct RouteConfig {
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
     pub limits: SamplingLimits,
+    /// Which requests are kept to be run again; `None` for none.
+    pub record: Option<RecordConfig>,
+}
+
+/// Which requests of a route are kept to be run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordConfig {
+    /// Most records.
+    pub keep: usize,
+    /// Letters and digits are replaced.
+    pub redact: bool,
+    /// Bytes of all of them.
+    pub max_bytes: usize,
 }
 
 /// One plugin of a route.

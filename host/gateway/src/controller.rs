@@ -42,7 +42,7 @@ use crate::{
     config::{Config, Environment, Overrides},
     pipeline::Prefill,
     routing::{Route, RouteTable},
-    telemetry::Metrics,
+    telemetry::{Ledger, Metrics},
 };
 use history::History;
 use release::Releases;
@@ -93,6 +93,11 @@ impl Controller {
     /// The keys, for whoever serves requests.
     pub fn auth(&self) -> Arc<ArcSwap<Auth>> {
         Arc::clone(&self.auth)
+    }
+
+    /// What plugins cost.
+    pub fn ledger(&self) -> &Ledger {
+        self.metrics.ledger()
     }
 
     /// The configuration in force.

@@ -12,6 +12,7 @@ pub mod model_loader;
 pub mod openai;
 pub mod pipeline;
 mod progress;
+pub mod recording;
 pub mod routes;
 pub mod routing;
 pub mod serve;

@@ -1,15 +1,19 @@
 //! Which chain answers a request. A [`RouteTable`] is immutable; the
 //! [`Controller`](crate::controller::Controller) swaps whole tables.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use axum::http::HeaderValue;
 use gapura_plugin_runtime::{Chain, PluginId};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    config::{RouteConfig, SamplingDefaults, SamplingLimits},
+    config::{RecordConfig, RouteConfig, SamplingDefaults, SamplingLimits},
     controller::TrialMode,
+    telemetry::{Ledger, ledger::Accounts},
 };
 
 /// One way through the gateway at one version of its plugins. A request takes it once and
@@ -32,6 +36,10 @@ pub struct Route {
     pub limits: SamplingLimits,
     /// A version of one of the plugins that serves beside the live one.
     pub trial: Option<Trial>,
+    /// Which requests are kept to be run again.
+    pub record: Option<RecordConfig>,
+    /// Opened with the first request.
+    accounts: OnceLock<Accounts>,
 }
 
 /// A version on trial, as a route has it.
@@ -59,7 +67,14 @@ impl Route {
             sampling: config.sampling,
             limits: config.limits,
             trial: None,
+            record: config.record,
+            accounts: OnceLock::new(),
         }
+    }
+
+    /// What its plugins cost is booked here.
+    pub(crate) fn accounts(&self, ledger: &Ledger) -> &Accounts {
+        self.accounts.get_or_init(|| ledger.accounts(&self.chain))
     }
 
     /// The version of this route that answers the requests of `key`: always the same one, as long

@@ -221,7 +221,8 @@ async fn observe(
     summary: &completion_observer::Summary,
 ) -> Result<(), Failure> {
     let artifact = bound.binding.plugin.artifact();
-    let _room = artifact.shared.reserve(1).await?;
+    let reserved = artifact.shared.reserve(1).await;
+    let _room = reserved.inspect_err(|failure| scope.failed(bound, Stage::Observe, failure))?;
     let mut guest = bound.guest(scope, request_id, Stage::Observe).await?;
     guest.completed(artifact, summary).await?;
     bound.give_back(guest);

@@ -45,6 +45,6 @@ pub use random::{Random, SystemRandom};
 pub use responder::Responder;
 pub use run::{Rendered, Run, Validated};
 pub use runtime::{PluginRuntime, RuntimeConfig};
-pub use services::{CallObserver, GuestCall, Outcome, PluginValues, Services, TokenCounter};
+pub use services::{CallObserver, GuestCall, Outcome, PluginValues, Services, TokenCounter, Told};
 pub use types::*;
 pub use watcher::{PluginWatcher, WatchError};

@@ -28,6 +28,9 @@ struct Link {
     /// `None` once it failed and is skipped.
     processor: Option<Processor>,
     held: Held,
+    /// The most bytes held so far.
+    most_held: usize,
+    scope: Arc<RequestScope>,
 }
 
 /// How the answer ended before or with `finish`.
@@ -71,6 +74,7 @@ impl Responder {
             Err(failure) => {
                 // Open bindings are skipped; one closed one fails the answer.
                 for bound in bound {
+                    scope.failed(bound, Stage::Respond, &failure);
                     survive(bound, Stage::Respond, failure.clone())?;
                 }
                 return Ok(Self {
@@ -87,6 +91,8 @@ impl Responder {
                     bound: Arc::clone(bound),
                     processor: Some(processor),
                     held: Held::default(),
+                    most_held: 0,
+                    scope: Arc::clone(scope),
                 }),
                 Err(failure) => survive(bound, Stage::Respond, failure)?,
             }
@@ -260,11 +266,18 @@ impl Link {
     fn bound_held(&mut self) -> Result<String, ChainFailure> {
         let limit = self.bound.binding.limits.held_bytes;
         let held = self.held.len();
+        if held > self.most_held {
+            self.most_held = held;
+            let observer = &self.scope.services.observer;
+            observer.held(self.bound.binding.plugin.id(), held as u64);
+        }
         if held as u64 <= limit {
             return Ok(String::new());
         }
         let message = format!("holds back {held} bytes of the answer, {limit} are allowed");
-        self.skip(Failure::new(FailureKind::HeldTooMuch, message))
+        let failure = Failure::new(FailureKind::HeldTooMuch, message);
+        self.scope.failed(&self.bound, Stage::Respond, &failure);
+        self.skip(failure)
     }
 
     /// The processor failed. If it fails open, text passes it by from now on, and what it held is

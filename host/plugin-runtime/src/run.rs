@@ -182,7 +182,7 @@ impl Run {
         chat: &Chat,
         keep: bool,
     ) -> Result<Verdict, Failure> {
-        self.make_room(bound).await?;
+        self.make_room(bound, Stage::Validate).await?;
         let artifact = bound.binding.plugin.artifact();
         let made = bound.guest(&self.scope, &chat.request_id, Stage::Validate);
         let mut guest = made.await?;
@@ -203,7 +203,7 @@ impl Run {
         let mut guest = match self.renderer.take() {
             Some(guest) => guest,
             None => {
-                self.make_room(bound).await?;
+                self.make_room(bound, Stage::Render).await?;
                 let made = bound.guest(&self.scope, &chat.request_id, Stage::Render);
                 made.await?
             }
@@ -217,7 +217,7 @@ impl Run {
 
     /// Takes the room that this run can need at once: one instance, and one more where the
     /// renderer, kept from its validation, waits for validators after it.
-    async fn make_room(&mut self, bound: &Bound) -> Result<(), Failure> {
+    async fn make_room(&mut self, bound: &Bound, stage: Stage) -> Result<(), Failure> {
         if self.room.is_some() {
             return Ok(());
         }
@@ -229,7 +229,8 @@ impl Run {
             1
         };
         let shared = &bound.binding.plugin.artifact().shared;
-        self.room = Some(shared.reserve(count).await?);
+        let reserved = shared.reserve(count).await;
+        self.room = Some(reserved.inspect_err(|failure| self.scope.failed(bound, stage, failure))?);
         Ok(())
     }
 }

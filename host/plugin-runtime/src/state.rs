@@ -8,10 +8,12 @@ use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
 use crate::budget::Budget;
+use crate::chain::Bound;
+use crate::guest::Failure;
 use crate::kv::Store;
 use crate::limits::{Grants, Limits};
 use crate::model::Spent;
-use crate::plugin::PluginId;
+use crate::plugin::{PluginId, Stage};
 use crate::services::Services;
 
 /// How many calls' worth of log lines an instance gets.
@@ -43,6 +45,12 @@ impl RequestScope {
             services,
             spent: Spent::default(),
         })
+    }
+
+    /// Tells the observer of a failure that was no call of the guest.
+    pub(crate) fn failed(&self, bound: &Bound, stage: Stage, failure: &Failure) {
+        let plugin = bound.binding.plugin.id();
+        self.services.observer.failed(plugin, stage, failure.kind);
     }
 }
 
@@ -133,6 +141,8 @@ impl GuestState {
 
     /// A call begins: what is counted per call starts anew.
     pub(crate) fn begin_call(&mut self) {
+        let request = self.request();
+        request.services.observer.begins(&self.profile.id);
         self.host_calls_left = self.profile.limits.host_calls;
         self.lines_left_of_call = self.profile.limits.log_lines;
         self.lines_dropped = 0;

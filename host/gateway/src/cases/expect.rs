@@ -81,6 +81,16 @@ impl Expect {
         }
     }
 
+    /// Every key whose value is not the same as in `wanted`.
+    pub fn differences_from(&self, wanted: &Self) -> Vec<Difference> {
+        self.differences(&wanted.0)
+    }
+
+    /// What stands under `key`, strings as they are.
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.0.get(key).map(text_of)
+    }
+
     /// Every key whose value is not the same as in `wanted`, with both values.
     pub fn differences(&self, wanted: &Table) -> Vec<Difference> {
         let keys = wanted

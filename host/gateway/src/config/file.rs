@@ -366,6 +366,9 @@ pub struct PluginsSection {
     pub watch: bool,
     /// Folder for compiled code. Default `~/.cache/gapura/plugins`.
     pub cache_dir: Option<PathBuf>,
+    /// Keep account of what each plugin costs, for `/metrics`, `gapura plugin status` and release
+    /// control. Default true.
+    pub ledger: bool,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimitsSection,
 }
@@ -378,6 +381,7 @@ impl Default for PluginsSection {
             keep_versions: NonZeroUsize::new(10).expect("the defaults are above zero"),
             watch: true,
             cache_dir: None,
+            ledger: true,
             limits: PluginLimitsSection::default(),
         }
     }
@@ -426,6 +430,31 @@ pub struct RouteSection {
     /// What requests of this route may not exceed.
     #[serde(default)]
     pub limits: SamplingLimitsSection,
+    /// Keep what the chain needs to run its newest requests again. Default none is kept.
+    #[serde(default)]
+    pub record: Option<RecordSection>,
+}
+
+/// `record` of a route: what `gapura plugin replay` plays. In memory, gone with the process.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecordSection {
+    /// Requests, the newest ones; 1 to 10,000. Default 100.
+    pub keep: NonZeroU32,
+    /// Replace letters and digits of what people, the model and plugins said. Default true.
+    pub redact: bool,
+    /// MiB that all of them may take. Default 16.
+    pub max_mib: NonZeroU32,
+}
+
+impl Default for RecordSection {
+    fn default() -> Self {
+        Self {
+            keep: const { NonZeroU32::new(100).expect("not zero") },
+            redact: true,
+            max_mib: const { NonZeroU32::new(16).expect("not zero") },
+        }
+    }
 }
 
 /// `[[routes.plugins]]`: one plugin of a route.
@@ -444,7 +473,7 @@ pub struct BindingSection {
     pub grants: Vec<GrantName>,
     /// How many later requests an instance that has answered may serve, one after the other, before
     /// it is dropped. What the plugin keeps in its memory is seen by those requests; a failure ends
-    /// an instance at once. Default 0, a fresh instance for each request, but 1000 for the binary's
+    /// an instance at once. On a route that records, it means nothing. Default 0, a fresh instance for each request, but 1000 for the binary's
     /// own templates, which keep nothing.
     #[serde(default)]
     pub reuse: Option<u32>,

@@ -12,8 +12,8 @@ use std::{
 use super::{
     AdminConfig, BindingConfig, Config, ConfigError, CudaConfig, Digest, Dtype, EngineConfig,
     FailurePolicyName, GrantName, KeyConfig, LogConfig, ModelConfig, Overrides, PluginLimits,
-    PluginsConfig, QuestionLimits, RouteConfig, SamplingDefaults, SamplingLimits, SamplingSection,
-    ServerConfig,
+    PluginsConfig, QuestionLimits, RecordConfig, RouteConfig, SamplingDefaults, SamplingLimits,
+    SamplingSection, ServerConfig,
     error::nearest,
     file::{
         BindingSection, ConfigFile, PluginLimitsSection, QuestionsSection, RouteSection,
@@ -26,6 +26,9 @@ use crate::builtin;
 /// Why there is no float16.
 const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
      answers would turn to nonsense. Say `bfloat16`, which takes the same memory, or `float32`";
+
+/// Most requests of a route that are kept.
+const MAX_RECORDS: u32 = 10_000;
 
 /// Most plugins of one route; a chain longer than this is a mistake.
 const MAX_BINDINGS: usize = 32;
@@ -162,6 +165,12 @@ fn check_route(
     {
         let message = format!("`max_temperature` is {temperature}; it must be 0 to 2");
         return Err(document.invalid(&format!("{key}.limits.max_temperature"), message));
+    }
+    if let Some(record) = &route.record
+        && record.keep.get() > MAX_RECORDS
+    {
+        let message = format!("`keep` is {}; {MAX_RECORDS} are the limit", record.keep);
+        return Err(document.invalid(&format!("{key}.record.keep"), message));
     }
     if route.plugins.is_empty() {
         let message = format!(
@@ -337,6 +346,7 @@ pub(super) fn resolve(
             keep_versions: tree.plugins.keep_versions.get(),
             dir: tree.plugins.dir.map(|dir| folder.join(dir)),
             watch: tree.plugins.watch,
+            ledger: tree.plugins.ledger,
             cache_dir: tree.plugins.cache_dir.map_or_else(
                 || user_cache_dir().join("gapura/plugins"),
                 |dir| folder.join(dir),
@@ -459,6 +469,11 @@ fn resolve_route(
             max_temperature: route.limits.max_temperature,
             max_choices: route.limits.max_choices,
         },
+        record: route.record.as_ref().map(|record| RecordConfig {
+            keep: record.keep.get() as usize,
+            redact: record.redact,
+            max_bytes: (record.max_mib.get() as usize) << 20,
+        }),
     }
 }
 
@@ -502,6 +517,7 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         plugins: vec![resolve_binding(&template, limits)],
         sampling,
         limits: SamplingLimits::default(),
+        record: None,
     }
 }
 

@@ -94,7 +94,12 @@ fn chain(
         let Some(found) = serving.get(&binding.plugin) else {
             return Err(unknown_plugin(&route.name, &binding.plugin, serving));
         };
-        bindings.push(bind(version(found).clone(), binding));
+        let mut bound = bind(version(found).clone(), binding);
+        // What is recorded is all that the chain was given, which an instance's past is not.
+        if route.record.is_some() && !builtin::is_one(bound.plugin.digest()) {
+            bound.reuse = 0;
+        }
+        bindings.push(bound);
     }
     Ok(Chain::new(&route.name, bindings)?)
 }

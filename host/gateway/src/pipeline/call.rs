@@ -45,6 +45,11 @@ pub enum PromptSource {
 }
 
 impl PromptSource {
+    /// Whether the chain's template makes the prompt.
+    pub(super) fn is_rendered(&self) -> bool {
+        matches!(self, Self::Template)
+    }
+
     /// The field of the request that holds the prompt.
     pub fn param(&self) -> &'static str {
         match self {

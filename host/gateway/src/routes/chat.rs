@@ -31,6 +31,9 @@ pub(crate) async fn chat(
     request: Request,
 ) -> Response {
     let mut record = state.record("chat", &target.request_id);
+    if target.is_timed {
+        record.time();
+    }
     match begin(&state, target, request, &mut record).await {
         Ok(begun) => begun.deliver(&state, record).await,
         Err(error) => failed(error, record),
@@ -96,7 +99,7 @@ async fn begin(
 }
 
 impl Writer for Shape {
-    async fn whole(self, mut pieces: Pieces) -> Result<Response, ApiError> {
+    async fn whole(self, pieces: &mut Pieces) -> Result<Response, ApiError> {
         let empty = (String::new(), Vec::new(), FinishReason::Stop);
         let mut choices: Vec<(String, Vec<TokenLogprobs>, FinishReason)> =
             vec![empty; pieces.num_choices()];

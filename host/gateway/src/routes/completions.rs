@@ -35,6 +35,9 @@ pub(crate) async fn completions(
     request: Request,
 ) -> Response {
     let mut record = state.record("text_completion", &target.request_id);
+    if target.is_timed {
+        record.time();
+    }
     match begin(&state, target, request, &mut record).await {
         Ok(begun) => begun.deliver(&state, record).await,
         Err(error) => failed(error, record),
@@ -199,7 +202,7 @@ impl Choices {
 }
 
 impl Writer for Choices {
-    async fn whole(mut self, mut pieces: Pieces) -> Result<Response, ApiError> {
+    async fn whole(mut self, pieces: &mut Pieces) -> Result<Response, ApiError> {
         let has_logprobs = self.has_logprobs;
         let empty = |index| CompletionChoice {
             index,

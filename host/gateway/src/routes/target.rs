@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::app::RequestId;
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::routing::{Route, RouteTable};
 use crate::state::AppState;
+
+/// Asks for `Server-Timing`.
+const X_GAPURA_TIMING: HeaderName = HeaderName::from_static("x-gapura-timing");
 
 /// What the path and the headers say of a request.
 pub(crate) struct Target {
@@ -19,6 +23,8 @@ pub(crate) struct Target {
     pub(crate) caller: Arc<Caller>,
     /// The value of `x-request-id`.
     pub(crate) request_id: String,
+    /// Whether the answer is to say where the time went.
+    pub(crate) is_timed: bool,
 }
 
 impl FromRequestParts<Arc<AppState>> for Target {
@@ -37,11 +43,13 @@ impl FromRequestParts<Arc<AppState>> for Target {
             .map(|(_, value)| value.to_owned());
         let caller = parts.extensions.get::<Arc<Caller>>().cloned();
         let request_id = parts.extensions.get::<RequestId>().cloned();
+        let is_timed = asks_for_timing(&parts.headers)?;
         match (caller, request_id) {
             (Some(caller), Some(RequestId(request_id))) => Ok(Self {
                 route,
                 caller,
                 request_id,
+                is_timed,
             }),
             // Both are set by layers around every route that extracts a target.
             _ => Err(ApiError::internal()),
@@ -90,6 +98,18 @@ impl Target {
         table.by_name(name).ok_or_else(|| {
             ApiError::not_found(format!("there is no route `{name}`")).with_code("route_not_found")
         })
+    }
+}
+
+/// Whether the header [`X_GAPURA_TIMING`] is `1`.
+fn asks_for_timing(headers: &HeaderMap) -> Result<bool, ApiError> {
+    match headers.get(X_GAPURA_TIMING).map(HeaderValue::as_bytes) {
+        None | Some(b"0") => Ok(false),
+        Some(b"1") => Ok(true),
+        Some(_) => Err(ApiError::invalid(
+            X_GAPURA_TIMING.as_str(),
+            "the header `x-gapura-timing` is 1, for an answer that says where the time went, or 0",
+        )),
     }
 }
 

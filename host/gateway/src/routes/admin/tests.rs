@@ -25,7 +25,7 @@ fn api(toml: &str) -> Router {
     let runtime = PluginRuntime::new(runtime).unwrap();
     let controller =
         Controller::start(config, environment, flags, runtime, Arc::default()).unwrap();
-    router(Arc::new(controller))
+    router(Arc::new(controller), Arc::default())
 }
 
 fn with_token() -> Router {
