@@ -16,6 +16,7 @@ mod prompt;
 mod question;
 mod scores;
 mod services;
+mod shadow;
 
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub use observation::Observations;
 pub use pieces::Pieces;
 pub use prefill::Prefill;
 pub(crate) use prompt::text_tokens;
+pub(crate) use shadow::Shadow;
+pub use shadow::Shadows;
 
 use crate::error::ApiError;
 use crate::pipeline::judge::Judged;
@@ -61,6 +64,7 @@ pub async fn run(
     prompt::check_length(model, &call.chat, call.prompt.param())?;
     let Call {
         route,
+        sticky_key,
         chat,
         prompt,
         options,
@@ -72,7 +76,14 @@ pub async fn run(
         salt: options.cache_salt.clone(),
         deadline,
     };
-    let judged = judge::judge(&lender, route, chat, prompt.is_rendered(), record);
+    let judged = judge::judge(
+        &lender,
+        route,
+        &sticky_key,
+        chat,
+        prompt.is_rendered(),
+        record,
+    );
     let judged = deadline.hold(judged).await?;
     let Judged {
         route,

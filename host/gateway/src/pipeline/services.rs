@@ -10,7 +10,8 @@ use gapura_plugin_runtime::{
 use crate::pipeline::call::Deadline;
 use crate::pipeline::observation::Reporter;
 use crate::pipeline::question::Questions;
-use crate::recording::Recorder;
+use crate::pipeline::shadow::Shadow;
+use crate::recording::{Keep, Recorder};
 use crate::routing::Route;
 use crate::state::{AppState, Lent, LoadedModel};
 use crate::telemetry::RequestRecord;
@@ -29,7 +30,8 @@ impl Lender<'_> {
     /// Counts what the plugins of `route` cost the request; `None` where nobody wants to know.
     pub(super) fn tally(&self, route: &Route, record: &mut RequestRecord) -> Option<Arc<Tally>> {
         let ledger = self.state.metrics.ledger();
-        if !ledger.is_on() && !record.is_timed() && route.record.is_none() {
+        let is_recorded = route.record.is_some() || route.shadow().is_some();
+        if !ledger.is_on() && !record.is_timed() && !is_recorded {
             return None;
         }
         let tally = ledger.tally(route.accounts(ledger));
@@ -46,17 +48,22 @@ impl Lender<'_> {
         record: &mut RequestRecord,
     ) -> Watch {
         let tally = self.tally(route, record);
-        let recorder = route.record.zip(tally.clone()).map(|(bounds, tally)| {
-            let records = &self.state.records;
-            Arc::new(Recorder::new(
-                records,
-                bounds,
-                route,
-                chat,
-                is_rendered,
-                tally,
-            ))
-        });
+        let keep = Keep {
+            records: route
+                .record
+                .map(|bounds| (Arc::clone(&self.state.records), bounds)),
+            shadow: route.shadow().map(|trial| Shadow {
+                shadows: Arc::clone(&self.state.shadows),
+                route: Arc::clone(&trial.route),
+                watched: Arc::clone(&trial.watched),
+                ledger: Arc::clone(self.state.metrics.ledger()),
+                _under_way: self.state.under_way(),
+            }),
+        };
+        let is_kept = keep.records.is_some() || keep.shadow.is_some();
+        let tallied = tally.clone().filter(|_| is_kept);
+        let recorder =
+            tallied.map(|tally| Arc::new(Recorder::new(keep, route, chat, is_rendered, tally)));
         Watch { tally, recorder }
     }
 

@@ -12,6 +12,7 @@ use gapura_plugin_runtime::{
 use super::record::{self, Bytes, Cost, Outcome, Record};
 use super::store::Records;
 use crate::config::RecordConfig;
+use crate::pipeline::Shadow;
 use crate::routing::Route;
 use crate::telemetry::ledger::Tally;
 
@@ -21,9 +22,17 @@ const MAX_RECORD_BYTES: usize = 1 << 20;
 /// Hears of everything that a record holds. Dropping it keeps the record.
 pub(crate) struct Recorder {
     tally: Arc<Tally>,
-    records: Arc<Records>,
-    bounds: RecordConfig,
+    keep: Keep,
     state: Mutex<State>,
+}
+
+/// Who gets a record.
+#[derive(Default)]
+pub(crate) struct Keep {
+    /// Those of the route, within these bounds.
+    pub(crate) records: Option<(Arc<Records>, RecordConfig)>,
+    /// A version on trial.
+    pub(crate) shadow: Option<Shadow>,
 }
 
 struct State {
@@ -35,8 +44,7 @@ struct State {
 impl Recorder {
     /// Begins with `chat`, which has come to `route`; its plugins' costs are in `tally`.
     pub(crate) fn new(
-        records: &Arc<Records>,
-        bounds: RecordConfig,
+        keep: Keep,
         route: &Route,
         chat: &Chat,
         is_rendered: bool,
@@ -63,8 +71,7 @@ impl Recorder {
         }
         Self {
             tally,
-            records: Arc::clone(records),
-            bounds,
+            keep,
             state: Mutex::new(state),
         }
     }
@@ -218,10 +225,15 @@ impl Drop for Recorder {
         });
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.record.outcome.costs = costs.collect();
-        if self.bounds.redact {
-            state.record.redact();
+        if let Some(shadow) = self.keep.shadow.take() {
+            shadow.see(state.record.clone());
         }
-        self.records.add(&state.record, &self.bounds);
+        if let Some((records, bounds)) = &self.keep.records {
+            if bounds.redact {
+                state.record.redact();
+            }
+            records.add(&state.record, bounds);
+        }
     }
 }
 
