@@ -6,6 +6,7 @@ mod inspect;
 mod project;
 mod remote;
 mod scaffold;
+mod sign;
 mod test;
 
 use clap::Subcommand;
@@ -93,9 +94,16 @@ Medians are held against the budget; on a busy machine repeat it.")]
   gapura plugin status persona
   gapura plugin status --json | jq '.plugins[].label'")]
     Status(remote::StatusArgs),
-    /// Show what a component is: stages, imports, version, digest, size.
+    /// Sign a component, for routes that bind only what is signed.
+    #[command(after_help = "Examples:
+  gapura key new --signing release.key --name release
+  gapura plugin sign persona.wasm --key release.key
+  gapura plugin push persona persona.wasm            # sends persona.wasm.sig along")]
+    Sign(sign::SignArgs),
+    /// Show what a component is: stages, imports, version, digest, size, signature.
     #[command(after_help = "Examples:
   gapura plugin inspect persona.wasm
+  gapura plugin inspect persona.wasm --trust ed25519:…    # fails unless this key has signed it
   gapura plugin inspect persona.wasm --json")]
     Inspect(inspect::InspectArgs),
 }
@@ -116,6 +124,7 @@ impl PluginCommand {
             Self::Rollback(args) => args.run(),
             Self::History(args) => args.run(),
             Self::Status(args) => args.run(),
+            Self::Sign(args) => args.run(),
             Self::Inspect(args) => args.run(),
         }
     }
