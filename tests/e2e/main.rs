@@ -19,6 +19,7 @@ mod releases;
 mod restarts;
 mod sampling;
 mod scaffold;
+mod signatures;
 mod stream;
 mod surface;
 mod swap;
