@@ -22,6 +22,7 @@ mod replay;
 mod restarts;
 mod sampling;
 mod scaffold;
+mod signatures;
 mod stream;
 mod surface;
 mod swap;
