@@ -20,8 +20,9 @@ use super::{
         ServerSection,
     },
     location::Document,
+    sources,
 };
-use crate::builtin;
+use crate::{builtin, oci::Registries};
 
 /// Why there is no float16.
 const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
@@ -42,6 +43,7 @@ pub(super) fn check_tree(tree: &ConfigFile, document: &Document<'_>) -> Result<(
         return Err(document.invalid("engine.max_slowdown", message));
     }
     check_sampling(&tree.sampling, "sampling", document)?;
+    sources::check(&tree.plugins.sources, document)?;
     let mut names: HashMap<&str, &str> = HashMap::new();
     for (index, route) in tree.routes.iter().enumerate() {
         let key = format!("routes.{index}");
@@ -342,7 +344,10 @@ pub(super) fn resolve(
                 |dir| folder.join(dir),
             ),
             limits,
+            sources: sources::resolve(&tree.plugins.sources),
         },
+        // Their passwords come from the environment.
+        registries: Registries::new(),
         routes,
         keys,
     };
