@@ -6,7 +6,7 @@ use gapura_plugin_runtime::{ChainError, LoadError, WatchError};
 use thiserror::Error;
 
 use super::MoveError;
-use crate::{config::ConfigError, error::ApiError};
+use crate::{config::ConfigError, error::ApiError, oci::OciError};
 
 /// A change that did not happen.
 #[derive(Debug, Error)]
@@ -76,6 +76,15 @@ pub enum ControlError {
         plugin: String,
         /// The nearest name, and where plugins come from.
         advice: String,
+    },
+    /// A plugin that the configuration names by reference cannot be had.
+    #[error("plugin `{name}` cannot be pulled: {source}")]
+    Registry {
+        /// The plugin.
+        name: String,
+        /// What the registry did.
+        #[source]
+        source: OciError,
     },
     /// The configuration cannot be read.
     #[error(transparent)]
@@ -162,6 +171,7 @@ impl ControlError {
             },
             Self::TwoTrials { .. } => "two_trials",
             Self::UnknownPlugin { .. } => "unknown_plugin",
+            Self::Registry { .. } => "registry_failed",
             Self::Config(_) => "invalid_config",
             Self::NeedsRestart { .. } => "needs_restart",
             Self::NoConfigFile => "no_config_file",
@@ -210,6 +220,7 @@ impl From<ControlError> for ApiError {
             | ControlError::Config(_)
             | ControlError::NeedsRestart { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ControlError::NoConfigFile => StatusCode::BAD_REQUEST,
+            ControlError::Registry { .. } => StatusCode::BAD_GATEWAY,
             // The disk is ours; but it is the administrator who asks, and who can help.
             ControlError::Watch(_)
             | ControlError::Store { .. }

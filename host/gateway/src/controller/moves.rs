@@ -27,6 +27,16 @@ pub enum Until {
     Live,
 }
 
+/// An artefact that has come.
+pub(super) struct Arrival<'a> {
+    pub(super) component: &'a [u8],
+    /// Its SHA-256.
+    pub(super) digest: &'a str,
+    pub(super) origin: Origin,
+    /// SHA-256 of the manifest by which a registry has it.
+    pub(super) manifest: Option<&'a str>,
+}
+
 impl Controller {
     /// Keeps `component` as the newest version of `name` and carries it as far as `until` says.
     ///
@@ -86,18 +96,7 @@ impl Controller {
     ) -> Result<PluginStatus, ControlError> {
         let _changing = self.begin();
         let digest = self.find(name, digits, "try out")?;
-        let mut draft = self.draft();
-        let release = draft.release(name);
-        if release
-            .trial()
-            .is_some_and(|trial| trial.digest == digest && trial.mode == mode)
-        {
-            return self.status(name);
-        }
-        release.try_out(name, &digest, mode)?;
-        let outcome = super::VersionState::Trial(mode);
-        draft.note_version(Change::plugin(Origin::Admin, name, outcome), &digest);
-        self.finish(name, draft)?;
+        self.put_on_trial(name, &digest, mode, Origin::Admin)?;
         self.status(name)
     }
 
@@ -182,7 +181,15 @@ impl Controller {
         until: Until,
     ) -> Result<(), ControlError> {
         verify::check_name(name)?;
-        self.stage(name, component, digest, origin)?;
+        self.stage(
+            name,
+            &Arrival {
+                component,
+                digest,
+                origin,
+                manifest: None,
+            },
+        )?;
         if until == Until::Staged {
             return Ok(());
         }
@@ -194,13 +201,8 @@ impl Controller {
         self.make_live(name, digest, origin)
     }
 
-    fn stage(
-        &self,
-        name: &str,
-        component: &[u8],
-        digest: &str,
-        origin: Origin,
-    ) -> Result<(), ControlError> {
+    pub(super) fn stage(&self, name: &str, arrival: &Arrival<'_>) -> Result<(), ControlError> {
+        let Arrival { digest, origin, .. } = *arrival;
         let _changing = self.begin();
         let mut draft = self.draft();
         let release = draft.release(name);
@@ -209,17 +211,22 @@ impl Controller {
             digest: digest.to_owned(),
             source: match origin {
                 Origin::File => Source::File,
+                Origin::Registry => Source::Registry,
                 _ => Source::Pushed,
             },
+            manifest: arrival.manifest.map(str::to_owned),
             since: history::now(),
             check: Check::Pending,
             withdrawn: None,
-            size_bytes: component.len() as u64,
+            size_bytes: arrival.component.len() as u64,
         });
         if origin == Origin::File {
             release.file = Some(digest.to_owned());
         }
-        self.store.put(digest, component)?;
+        if let Some(manifest) = arrival.manifest {
+            release.desire(manifest, digest);
+        }
+        self.store.put(digest, arrival.component)?;
         if is_new {
             draft.note_version(Change::plugin(origin, name, "staged"), digest);
         }
@@ -227,7 +234,12 @@ impl Controller {
     }
 
     /// Verifies a staged version; the work is done while other changes go on.
-    fn verify_version(&self, name: &str, digest: &str, origin: Origin) -> Result<(), ControlError> {
+    pub(super) fn verify_version(
+        &self,
+        name: &str,
+        digest: &str,
+        origin: Origin,
+    ) -> Result<(), ControlError> {
         let examined = self
             .store
             .get(digest)
@@ -283,18 +295,48 @@ impl Controller {
     }
 
     /// With `changing` held.
-    fn make_live(&self, name: &str, digest: &str, origin: Origin) -> Result<(), ControlError> {
+    pub(super) fn make_live(
+        &self,
+        name: &str,
+        digest: &str,
+        origin: Origin,
+    ) -> Result<(), ControlError> {
         let mut draft = self.draft();
         let release = draft.release(name);
         let before = release.live().map(str::to_owned);
         if before.as_deref() == Some(digest) {
-            return Ok(());
+            return match release.fulfil(digest) {
+                true => self.commit(draft),
+                false => Ok(()),
+            };
         }
         release.activate(name, digest)?;
         if let Some(before) = before {
             draft.note_version(Change::plugin(origin, name, "retired"), &before);
         }
         draft.note_version(Change::plugin(origin, name, "live"), digest);
+        self.finish(name, draft)
+    }
+
+    /// With `changing` held.
+    pub(super) fn put_on_trial(
+        &self,
+        name: &str,
+        digest: &str,
+        mode: TrialMode,
+        origin: Origin,
+    ) -> Result<(), ControlError> {
+        let mut draft = self.draft();
+        let release = draft.release(name);
+        if release
+            .trial()
+            .is_some_and(|trial| trial.digest == digest && trial.mode == mode)
+        {
+            return Ok(());
+        }
+        release.try_out(name, digest, mode)?;
+        let outcome = super::VersionState::Trial(mode);
+        draft.note_version(Change::plugin(origin, name, outcome), digest);
         self.finish(name, draft)
     }
 
@@ -329,7 +371,7 @@ impl Controller {
         chains::build(&config, model.as_ref(), &all, changed)
     }
 
-    fn draft(&self) -> Draft {
+    pub(super) fn draft(&self) -> Draft {
         Draft::of(&self.state().releases)
     }
 

@@ -7,10 +7,15 @@
 //!                                               └──────────┘
 //! ```
 
+mod desired;
+
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use desired::Desired;
+pub(super) use desired::Standing;
 
 /// Fewest digits of a digest that name a version.
 const MIN_DIGITS: usize = 6;
@@ -33,6 +38,9 @@ pub(super) struct Release {
     trial: Option<Trial>,
     /// What the file of the plugin folder held when it was last taken up, good or bad.
     pub(super) file: Option<String>,
+    /// What the configuration names, once it was taken up.
+    #[serde(default)]
+    desired: Option<Desired>,
 }
 
 /// One artefact of a plugin.
@@ -42,6 +50,9 @@ pub struct Version {
     pub digest: String,
     /// Where it came from.
     pub source: Source,
+    /// SHA-256 of the manifest by which a registry has it, if it came from one.
+    #[serde(default)]
+    pub manifest: Option<String>,
     /// Seconds since 1970 when it came.
     pub since: u64,
     /// What verification found.
@@ -72,6 +83,8 @@ pub enum Source {
     File,
     /// The administration API.
     Pushed,
+    /// A registry, by a reference of the configuration.
+    Registry,
 }
 
 /// What verification found.
@@ -304,9 +317,12 @@ impl Release {
             .iter()
             .position(|known| known.digest == version.digest);
         let Some(index) = known else {
-            // One artefact that may not serve is enough to look at.
-            self.versions
-                .retain(|version| !matches!(version.check, Check::Failed { .. }));
+            // One artefact that may not serve is enough to look at, beside the one that is wanted.
+            let desired = self.desired.as_ref();
+            self.versions.retain(|version| {
+                !matches!(version.check, Check::Failed { .. })
+                    || desired.is_some_and(|desired| desired.is(&version.digest))
+            });
             self.versions.insert(0, version);
             return;
         };
@@ -372,6 +388,7 @@ impl Release {
         }
         self.check_passed(name, digest)?;
         self.clear_withdrawal(digest);
+        self.fulfil(digest);
         let digest = digest.to_owned();
         self.trial = Some(Trial { digest, mode });
         Ok(())
@@ -387,6 +404,7 @@ impl Release {
         self.trial.take_if(|trial| trial.digest == digest);
         self.lives.retain(|live| live != digest);
         self.lives.push(digest.to_owned());
+        self.fulfil(digest);
         Ok(())
     }
 
@@ -454,6 +472,7 @@ impl Release {
                     .trial
                     .as_ref()
                     .is_some_and(|trial| trial.digest == digest)
+                || self.is_desired(digest)
                 || version.source == Source::Builtin;
             if !is_needed {
                 let gone = self.versions.remove(index).digest;
@@ -579,6 +598,7 @@ mod tests {
         Version {
             digest: digit.to_string().repeat(64),
             source: Source::Pushed,
+            manifest: None,
             since: 0,
             check: Check::Pending,
             withdrawn: None,

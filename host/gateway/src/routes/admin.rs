@@ -175,7 +175,10 @@ async fn move_plugin(
 }
 
 async fn list_plugins(State(admin): State<Admin>) -> Json<Value> {
-    Json(json!({ "plugins": admin.controller.plugins() }))
+    Json(json!({
+        "plugins": admin.controller.plugins(),
+        "sources": admin.controller.sources(),
+    }))
 }
 
 async fn show_plugin(

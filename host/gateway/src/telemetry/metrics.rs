@@ -46,6 +46,8 @@ pub struct Metrics {
     pub(super) values: Values,
     observations_dropped: IntCounter,
     swaps: IntCounterVec,
+    pulls: IntCounterVec,
+    sources: IntGaugeVec,
     reloads: IntCounterVec,
     http_requests: IntCounterVec,
 }
@@ -178,6 +180,8 @@ impl Metrics {
             values: Values::new(&registry),
             observations_dropped: counter(&registry, names::OBSERVATIONS_DROPPED),
             swaps: counters(&registry, names::SWAPS, &["plugin", "outcome"]),
+            pulls: counters(&registry, names::PULLS, &["plugin", "outcome"]),
+            sources: int_gauges(&registry, names::SOURCES, &["plugin", "state"]),
             reloads: counters(&registry, names::RELOADS, &["outcome"]),
             http_requests: counters(
                 &registry,
@@ -284,6 +288,19 @@ impl Metrics {
     /// A plugin changed, or was refused.
     pub fn swap(&self, plugin: &str, outcome: &str) {
         self.swaps.with_label_values(&[plugin, outcome]).inc();
+    }
+
+    /// A registry was asked for a plugin.
+    pub fn pull(&self, plugin: &str, outcome: &str) {
+        self.pulls.with_label_values(&[plugin, outcome]).inc();
+    }
+
+    /// How the plugins stand that the configuration names by reference: plugin, state.
+    pub fn sources<'a>(&self, sources: impl Iterator<Item = (&'a str, &'a str)>) {
+        self.sources.reset();
+        for (plugin, state) in sources {
+            self.sources.with_label_values(&[plugin, state]).set(1);
+        }
     }
 
     /// The configuration was read again.

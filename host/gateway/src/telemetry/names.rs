@@ -90,6 +90,10 @@ names! {
         "Ends of answers that observers did not hear of: too many were waiting.";
     SWAPS = "gapura_plugin_swaps_total",
         "Changes of plugins, by plugin and outcome.";
+    PULLS = "gapura_plugin_pulls_total",
+        "Times that a plugin was asked for at its registry, by plugin and outcome.";
+    SOURCES = "gapura_plugin_source_info",
+        "1 for each plugin that the configuration names by reference, by plugin and state.";
     RELOADS = "gapura_config_reloads_total",
         "Configuration reloads, by outcome.";
     HTTP_REQUESTS = "http_requests_total",

@@ -1,22 +1,24 @@
 //! `gapura plugin inspect`: loads a component as the server would and says what it is.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-};
+use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use clap::Args;
 use gapura_plugin_runtime::{PluginRuntime, RuntimeConfig};
 use serde_json::json;
 
-use crate::cases;
+use super::location::Location;
+use crate::{cases, cli::ConfigArgs};
 
 /// Which component.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// The component.
-    file: PathBuf,
+    /// The component: a file, or a reference such as oci://registry.example.com/persona:1.2.0.
+    #[arg(value_name = "FILE|REFERENCE")]
+    location: Location,
+    /// Its `[registries]` say how registries are reached.
+    #[command(flatten)]
+    config: ConfigArgs,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -25,17 +27,12 @@ pub(crate) struct InspectArgs {
 impl InspectArgs {
     /// Prints what the component is.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let file = self.file.display();
-        let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}"))?;
+        let location = &self.location;
+        let component = location.read(&self.config)?;
         let runtime = PluginRuntime::new(RuntimeConfig::default())?;
-        let name = self
-            .file
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .unwrap_or("plugin");
         let plugin = runtime
-            .load(&name.to_lowercase(), &component)
-            .with_context(|| format!("{file} is not a plugin that this version can run"))?;
+            .load(&location.stem(), &component)
+            .with_context(|| format!("{location} is not a plugin that this version can run"))?;
         let stages: Vec<_> = plugin.stages().iter().map(|stage| stage.as_str()).collect();
         let imports: Vec<_> = plugin
             .imports()

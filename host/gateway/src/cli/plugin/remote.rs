@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -11,7 +10,11 @@ use clap::{Args, ValueEnum};
 use comfy_table::Table;
 use serde_json::{Value, json};
 
-use crate::config::{Digest, Secret};
+use super::location::Location;
+use crate::{
+    cli::ConfigArgs,
+    config::{Digest, Secret},
+};
 
 /// A component may take this long to compile on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -43,8 +46,12 @@ pub(crate) struct ServerArgs {
 pub(crate) struct PushArgs {
     /// The name that routes bind.
     name: String,
-    /// The component.
-    file: PathBuf,
+    /// The component: a file, or a reference such as oci://registry.example.com/persona:1.2.0.
+    #[arg(value_name = "FILE|REFERENCE")]
+    location: Location,
+    /// Its `[registries]` say how registries are reached.
+    #[command(flatten)]
+    config: ConfigArgs,
     /// How far it is to come.
     #[arg(long, value_enum, default_value_t = UntilArg::Live)]
     until: UntilArg,
@@ -129,8 +136,7 @@ pub(crate) struct StatusArgs {
 impl PushArgs {
     /// Sends the component and prints what became of it.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let file = self.file.display();
-        let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}"))?;
+        let component = self.location.read(&self.config)?;
         let until = match self.until {
             UntilArg::Staged => "staged",
             UntilArg::Verified => "verified",
@@ -256,6 +262,12 @@ impl StatusArgs {
             return Ok(());
         }
         writeln!(out, "{}\n{}", plugin_table(&status), route_table(&routes))?;
+        if status["sources"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+        {
+            writeln!(out, "{}", source_table(&status))?;
+        }
         Ok(())
     }
 }
@@ -412,6 +424,23 @@ fn route_table(routes: &Value) -> Table {
                     text(trial, "chain").replace(',', "\n")
                 ),
             },
+        ]);
+    }
+    table
+}
+
+fn source_table(status: &Value) -> Table {
+    let mut table = Table::new();
+    table.set_header(["plugin", "reference", "state", "reason", "next try"]);
+    for source in status["sources"].as_array().into_iter().flatten() {
+        table.add_row([
+            text(source, "name").to_owned(),
+            text(source, "reference").to_owned(),
+            text(source, "state").to_owned(),
+            text(source, "reason").to_owned(),
+            source["next_try_s"]
+                .as_u64()
+                .map_or_else(String::new, |seconds| format!("in {seconds} s")),
         ]);
     }
     table

@@ -62,6 +62,8 @@ fn busy() -> Arc<Metrics> {
     metrics.add(&guard, "support", "No Name", 1);
     metrics.plugin_question(("guard", "1.0.0"), "answered", (12, 3));
     metrics.swap("guard", "live");
+    metrics.pull("guard", "pulled");
+    metrics.sources([("guard", "current")].into_iter());
     metrics.reload("refused");
     metrics
 }
