@@ -38,4 +38,6 @@ pub struct Login {
 pub type Registries = std::collections::BTreeMap<String, Registry>;
 
 #[cfg(test)]
+pub(crate) mod stub;
+#[cfg(test)]
 mod tests;

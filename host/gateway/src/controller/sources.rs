@@ -108,24 +108,33 @@ impl Controller {
             if !is_waiting || !self.attempts().begin(name, source) {
                 continue;
             }
-            let (controller, name, source) = (Arc::clone(self), name.clone(), source.clone());
+            let (controller, plugin, source) = (Arc::clone(self), name.clone(), source.clone());
             let work = move || {
                 // Also where it panics, the next look may begin anew.
-                let attempt = attempts::Running::new(&controller, &name, &source);
-                attempt.ended(controller.advance(&name, &source));
+                let attempt = attempts::Running::new(&controller, &plugin, &source);
+                attempt.ended(controller.advance(&plugin, &source));
             };
             let started = std::thread::Builder::new()
                 .name("gapura-pull".to_owned())
                 .spawn(work);
             if let Err(error) = started {
-                tracing::warn!(%error, "cannot start a thread to pull a plugin");
+                let reason = format!("no thread to pull it: {error}");
+                self.attempts().end(name, Some(reason));
             }
         }
-        self.metrics.sources(
-            self.sources()
-                .iter()
-                .map(|source| (source.name.as_str(), source.state.as_str())),
-        );
+        self.show_sources();
+    }
+
+    /// Shows in the metrics how the sources stand, if that has changed.
+    fn show_sources(&self) {
+        let sources = self.sources().into_iter();
+        let states: Vec<_> = sources
+            .map(|source| (source.name, source.state.as_str()))
+            .collect();
+        if self.attempts().show(&states) {
+            let states = states.iter().map(|(name, state)| (name.as_str(), *state));
+            self.metrics.sources(states);
+        }
     }
 
     /// Lets the plugins serve that routes of `config` bind, that are not there, and that it names

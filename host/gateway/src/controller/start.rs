@@ -77,6 +77,9 @@ impl Controller {
         store: Store,
         kept: Kept,
     ) -> Result<Self, ControlError> {
+        // Before anything takes its time: what changes meanwhile is read again.
+        let path = config.path.as_deref();
+        let config_file = path.and_then(|path| follow::digest(path).ok());
         let mut draft = Draft::of(&kept.releases);
         carry_builtins(&mut draft, &runtime, &store)?;
         if let Some(dir) = &config.plugins.dir {
@@ -93,8 +96,6 @@ impl Controller {
             .into_iter()
             .for_each(|change| history.add(change));
         let auth = Auth::new(&config);
-        let path = config.path.as_deref();
-        let config_file = path.and_then(|path| follow::digest(path).ok());
         let controller = Self {
             runtime,
             metrics,

@@ -12,9 +12,13 @@ use crate::config::{Digest, SourceConfig};
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// The sources that were tried, by plugin.
+/// The sources that were tried.
 #[derive(Debug, Default)]
-pub(in super::super) struct Attempts(BTreeMap<String, Attempt>);
+pub(in super::super) struct Attempts {
+    by_plugin: BTreeMap<String, Attempt>,
+    /// What the metrics show: plugin, state.
+    shown: Vec<(String, &'static str)>,
+}
 
 #[derive(Debug)]
 struct Attempt {
@@ -29,14 +33,14 @@ struct Attempt {
 impl Attempts {
     /// Forgets what `sources` no longer have.
     pub(super) fn keep(&mut self, sources: &BTreeMap<String, SourceConfig>) {
-        self.0
+        self.by_plugin
             .retain(|name, attempt| attempt.is_running || sources.contains_key(name));
     }
 
     /// Whether `source` may be tried now; if so, it is.
     pub(super) fn begin(&mut self, name: &str, source: &SourceConfig) -> bool {
         let now = Instant::now();
-        let attempt = self.0.entry(name.to_owned()).or_insert(Attempt {
+        let attempt = self.by_plugin.entry(name.to_owned()).or_insert(Attempt {
             manifest: source.manifest,
             is_running: false,
             failures: 0,
@@ -56,9 +60,18 @@ impl Attempts {
         attempt.is_running
     }
 
+    /// Whether `states` are other than what was shown last; if so, they are from now on.
+    pub(super) fn show(&mut self, states: &[(String, &'static str)]) -> bool {
+        let is_news = self.shown != states;
+        if is_news {
+            self.shown = states.to_vec();
+        }
+        is_news
+    }
+
     /// Notes how the attempt that runs has ended; after a failure, how long the next one waits.
-    fn end(&mut self, name: &str, failure: Option<String>) -> Option<Duration> {
-        let attempt = self.0.get_mut(name)?;
+    pub(super) fn end(&mut self, name: &str, failure: Option<String>) -> Option<Duration> {
+        let attempt = self.by_plugin.get_mut(name)?;
         attempt.is_running = false;
         attempt.failures = match &failure {
             Some(_) => attempt.failures.saturating_add(1),
@@ -78,7 +91,7 @@ impl Attempts {
         name: &str,
         source: &SourceConfig,
     ) -> (Option<String>, Option<Duration>) {
-        let attempt = self.0.get(name);
+        let attempt = self.by_plugin.get(name);
         match attempt.filter(|attempt| attempt.manifest == source.manifest) {
             None => (None, None),
             Some(attempt) => (
