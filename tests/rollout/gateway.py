@@ -106,6 +106,12 @@ class Gateway:
         self.process.kill()
         self.process.wait()
 
+    def has_committed(self, component):
+        """Whether its folder says that `component` has been live."""
+        history = (self.folder / "plugins/.releases/history.jsonl").read_text().splitlines()
+        changes = [json.loads(line) for line in history]
+        return any(change["digest"] == digest(component) and change["outcome"] == "live" for change in changes)
+
     def hang_up(self):
         self.process.send_signal(signal.SIGHUP)
 
@@ -115,7 +121,7 @@ class Gateway:
     def ask(self, path, method="GET", body=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request(method, path, body, {"authorization": f"Bearer {TOKEN}"})
+            connection.request(method, path, body, {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"})
             answer = connection.getresponse()
             return answer.status, answer.read(), answer.headers
         finally:

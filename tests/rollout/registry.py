@@ -115,8 +115,8 @@ class Registry:
 
 
 class Proxy:
-    """Stands before a registry. `mode`: `pass`; `slow`: a component comes in two parts, half a
-    second apart; `stall`: after the first it never goes on; `garbage`: answers what nobody asked
+    """Stands before a registry. `mode`: `pass`; `slow`: a component comes in two parts, one
+    and a half seconds apart; `stall`: after the first it never goes on; `garbage`: answers what nobody asked
     for."""
 
     def __init__(self, registry):
@@ -146,7 +146,7 @@ class Proxy:
                 half = len(body) // 2
                 self.wfile.write(body[:half])
                 if "/blobs/" in self.path and proxy.mode == "slow":
-                    time.sleep(0.5)
+                    time.sleep(1.5)
                 if "/blobs/" in self.path and proxy.mode == "stall":
                     proxy.released.wait(60)
                 self.wfile.write(body[half:])

@@ -78,13 +78,12 @@ pub enum ControlError {
         advice: String,
     },
     /// A plugin that the configuration names by reference cannot be had.
-    #[error("plugin `{name}` cannot be pulled: {source}")]
+    #[error("plugin `{name}` cannot be pulled: {reason}")]
     Registry {
         /// The plugin.
         name: String,
         /// What the registry did.
-        #[source]
-        source: OciError,
+        reason: OciError,
     },
     /// The configuration cannot be read.
     #[error(transparent)]

@@ -17,12 +17,11 @@ use super::{
 };
 use crate::{
     config::{Config, SourceConfig},
-    oci::{Artefact, Client, OciError},
+    oci::{Client, OciError},
 };
 pub(super) use attempts::{Attempts, pause};
 
-/// Where somebody waits for the outcome, a registry that does not answer is asked again after
-/// these.
+/// Before the server starts, a registry that does not answer is asked again after these.
 const PATIENCE: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
 /// A plugin that the configuration names by reference.
@@ -269,30 +268,41 @@ pub(super) fn missing<'a>(
         .map(|(name, source)| (name.as_str(), source))
 }
 
+/// [`pull`], for whoever cannot do without.
+pub(super) fn pull_patiently(
+    config: &Config,
+    name: &str,
+    source: &SourceConfig,
+    store: &Store,
+) -> Result<Arc<[u8]>, ControlError> {
+    let mut pauses = PATIENCE.iter();
+    loop {
+        match (pull(config, name, source, store), pauses.next()) {
+            (Err(ControlError::Registry { reason, .. }), Some(pause)) if reason.is_transient() => {
+                std::thread::sleep(*pause);
+            }
+            (pulled, _) => return pulled,
+        }
+    }
+}
+
 /// The component that `source` names: from `store`, if it is there under another name.
-pub(super) fn pull(
+fn pull(
     config: &Config,
     name: &str,
     source: &SourceConfig,
     store: &Store,
 ) -> Result<Arc<[u8]>, ControlError> {
     let client = Client::new(&source.reference, &config.registries);
-    let fetch = || -> Result<Arc<[u8]>, OciError> {
-        let artefact: Artefact = client.resolve(config.admin.max_plugin_bytes as u64)?;
+    let pull = || -> Result<Arc<[u8]>, OciError> {
+        let artefact = client.resolve(config.admin.max_plugin_bytes as u64)?;
         match store.get(&artefact.component.to_hex()) {
             Ok(component) => Ok(component),
             Err(_) => client.component(&artefact).map(Arc::from),
         }
     };
-    let pulled = PATIENCE.iter().fold(fetch(), |pulled, pause| match pulled {
-        Err(error) if error.is_transient() => {
-            std::thread::sleep(*pause);
-            fetch()
-        }
-        pulled => pulled,
-    });
-    pulled.map_err(|source| ControlError::Registry {
+    pull().map_err(|reason| ControlError::Registry {
         name: name.to_owned(),
-        source,
+        reason,
     })
 }

@@ -216,7 +216,7 @@ fn take_sources(
         .map(|(name, _)| name.clone())
         .collect();
     for (name, source) in sources::missing(config, |name| live.contains(name)) {
-        let component = sources::pull(config, name, source, store)?;
+        let component = sources::pull_patiently(config, name, source, store)?;
         let (plugin, facts) = verify::examine(runtime, name, &component)?;
         let digest = plugin.digest();
         store.put(digest, &component)?;

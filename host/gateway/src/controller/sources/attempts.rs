@@ -136,6 +136,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let failure = std::mem::replace(&mut self.result, Ok(())).err();
         let pause = self.controller.attempts().end(self.name, failure.clone());
+        self.controller.show_sources();
         if let (Some(reason), Some(pause)) = (failure, pause) {
             tracing::warn!(
                 plugin = self.name,
