@@ -17,7 +17,7 @@ pub enum OciError {
         reason: String,
     },
     /// The registry wants another login, or one at all.
-    #[error("{registry} lets this not happen ({status}){said}: {advice}")]
+    #[error("{registry} refuses it ({status}){said}: {advice}")]
     Denied {
         /// `HOST[:PORT]`.
         registry: String,
