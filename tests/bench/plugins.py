@@ -40,6 +40,7 @@ MORE_IS_BETTER = {"requests/CPU s with a plugin / without"}
 CONFIG = """
 [plugins]
 dir = "{plugins}"
+releases_dir = "releases"
 [[routes]]
 name = "bare"
 plugins = [{{ plugin = "chatml" }}]

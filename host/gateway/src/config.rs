@@ -212,6 +212,10 @@ pub struct PluginsConfig {
     pub watch: bool,
     /// Compiled code, by digest.
     pub cache_dir: PathBuf,
+    /// Keep account of what each plugin costs.
+    pub ledger: bool,
+    /// When a version is rolled back by itself.
+    pub guard: GuardConfig,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimits,
     /// Plugins that come from registries, by name.
@@ -227,6 +231,25 @@ pub struct SourceConfig {
     pub manifest: Digest,
     /// Requests of a hundred that it answers first; `None`: it goes live.
     pub canary: Option<u8>,
+}
+
+/// `[plugins.guard]`, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GuardConfig {
+    /// Whether anything is rolled back.
+    pub enabled: bool,
+    /// Requests before a version is judged.
+    pub min_requests: u64,
+    /// Share of requests that may fail.
+    pub max_failure_rate: f64,
+    /// Share of requests that may run out of time.
+    pub max_deadline_rate: f64,
+    /// How many times as long a request may take.
+    pub max_latency_ratio: f64,
+    /// By how much it must take longer, too.
+    pub min_latency: Duration,
+    /// How long a version that went live is watched.
+    pub probation: Duration,
 }
 
 /// What one plugin instance may use.
@@ -274,6 +297,19 @@ pub struct RouteConfig {
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
     pub limits: SamplingLimits,
+    /// Which requests are kept to be run again; `None` for none.
+    pub record: Option<RecordConfig>,
+}
+
+/// Which requests of a route are kept to be run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordConfig {
+    /// Most records.
+    pub keep: usize,
+    /// Letters and digits are replaced.
+    pub redact: bool,
+    /// Bytes of all of them.
+    pub max_bytes: usize,
 }
 
 /// One plugin of a route.
@@ -288,6 +324,8 @@ pub struct BindingConfig {
     pub settings: serde_json::Value,
     /// The imports that it gets beside `config`.
     pub grants: Vec<GrantName>,
+    /// How many later requests an instance may serve; `None` is 0, or what suits a built-in plugin.
+    pub reuse: Option<u32>,
     /// What happens when a call fails; `None` is `closed`.
     pub on_failure: Option<FailurePolicyName>,
     /// Allow `open` for a validator, which then lets requests through unseen.

@@ -8,6 +8,7 @@ mod chains;
 mod draft;
 mod error;
 mod follow;
+mod guard;
 mod history;
 mod inbox;
 mod moves;
@@ -33,9 +34,13 @@ use gapura_plugin_runtime::PluginRuntime;
 use tokio::sync::broadcast;
 
 pub use error::ControlError;
+pub use guard::Guard;
 pub use history::{Change, Origin};
 pub use moves::Until;
-pub use registry::{BindingStatus, PluginStatus, Refusal, RouteStatus, VersionStatus};
+pub use registry::{
+    BindingStatus, Limits, PluginStatus, Refusal, RouteStatus, TrialStatus, VersionStatus,
+    WatchStatus,
+};
 pub use release::{Check, Facts, MoveError, Source, TrialMode, Version, VersionState};
 pub use sources::{SourceState, SourceStatus};
 pub use watch::Watch;
@@ -45,7 +50,7 @@ use crate::{
     config::{Config, Digest, Environment, Overrides},
     pipeline::Prefill,
     routing::{Route, RouteTable},
-    telemetry::Metrics,
+    telemetry::{Ledger, Metrics},
 };
 use history::History;
 use release::Releases;
@@ -103,6 +108,11 @@ impl Controller {
         Arc::clone(&self.auth)
     }
 
+    /// What plugins cost.
+    pub fn ledger(&self) -> &Ledger {
+        self.metrics.ledger()
+    }
+
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.state().config)
@@ -150,7 +160,11 @@ impl Controller {
             bindings.any(|binding| binding.plugin.name() == name)
         };
         let changed = table.iter().map(Arc::as_ref).filter(binds);
-        prefill.routes(changed, PREFILL_TIME);
+        let versions = changed.flat_map(|route| {
+            let canary = route.canary().map(|trial| &*trial.route);
+            std::iter::once(route).chain(canary)
+        });
+        prefill.routes(versions, PREFILL_TIME);
     }
 
     /// What changes from here on, as it is committed.

@@ -1,15 +1,20 @@
 //! Which chain answers a request. A [`RouteTable`] is immutable; the
 //! [`Controller`](crate::controller::Controller) swaps whole tables.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use axum::http::HeaderValue;
 use gapura_plugin_runtime::{Chain, PluginId};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    config::{RouteConfig, SamplingDefaults, SamplingLimits},
+    config::{RecordConfig, RouteConfig, SamplingDefaults, SamplingLimits},
     controller::TrialMode,
+    telemetry::{Ledger, ledger::Accounts},
+    trial::Watched,
 };
 
 /// One way through the gateway at one version of its plugins. A request takes it once and
@@ -32,6 +37,10 @@ pub struct Route {
     pub limits: SamplingLimits,
     /// A version of one of the plugins that serves beside the live one.
     pub trial: Option<Trial>,
+    /// Which requests are kept to be run again.
+    pub record: Option<RecordConfig>,
+    /// Opened with the first request.
+    accounts: OnceLock<Accounts>,
 }
 
 /// A version on trial, as a route has it.
@@ -41,6 +50,8 @@ pub struct Trial {
     pub mode: TrialMode,
     /// Which version.
     pub plugin: PluginId,
+    /// What it does there.
+    pub watched: Arc<Watched>,
     /// The route with that version in its chain.
     pub route: Arc<Route>,
 }
@@ -59,7 +70,26 @@ impl Route {
             sampling: config.sampling,
             limits: config.limits,
             trial: None,
+            record: config.record,
+            accounts: OnceLock::new(),
         }
+    }
+
+    /// What its plugins cost is booked here.
+    pub(crate) fn accounts(&self, ledger: &Ledger) -> &Accounts {
+        self.accounts.get_or_init(|| ledger.accounts(&self.chain))
+    }
+
+    /// The version that sees what this one answers, if there is one.
+    pub(crate) fn shadow(&self) -> Option<&Trial> {
+        let trial = self.trial.as_ref();
+        trial.filter(|trial| trial.mode == TrialMode::Shadow)
+    }
+
+    /// The version that answers a share of the requests, if there is one.
+    pub(crate) fn canary(&self) -> Option<&Trial> {
+        let trial = self.trial.as_ref();
+        trial.filter(|trial| matches!(trial.mode, TrialMode::Canary(_)))
     }
 
     /// The version of this route that answers the requests of `key`: always the same one, as long
@@ -70,6 +100,7 @@ impl Route {
                 mode: TrialMode::Canary(percent),
                 plugin,
                 route,
+                ..
             }) if share(&plugin.digest, key) < f64::from(*percent) / 100.0 => route,
             _ => self,
         }

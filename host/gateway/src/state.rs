@@ -14,7 +14,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::auth::{Auth, RateLimiter};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
-use crate::pipeline::Observations;
+use crate::pipeline::{Observations, Shadows};
+use crate::recording::Records;
 use crate::routing::RouteTable;
 use crate::telemetry::{Metrics, RequestRecord};
 
@@ -32,6 +33,10 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Ends of answers that observers are yet to hear of.
     pub observations: Arc<Observations>,
+    /// Requests that versions on trial are yet to see.
+    pub shadows: Arc<Shadows>,
+    /// Requests that can be run again.
+    pub records: Arc<Records>,
     /// What plugins are lent beside the model.
     pub lent: Lent,
     /// Limits of bodies and times.
@@ -128,6 +133,8 @@ impl AppState {
             auth,
             rate: RateLimiter::default(),
             metrics,
+            shadows: Arc::default(),
+            records: Arc::default(),
             lent: Lent::default(),
             observations: Arc::default(),
             server,

@@ -46,11 +46,16 @@ pub struct StageUse {
 
 impl Script {
     pub(super) fn new(case: &Case) -> Arc<Self> {
+        Self::with(case.now_ms, case.seed, case.model.iter().cloned())
+    }
+
+    /// A host whose clock stands still, with these answers of the model.
+    pub(super) fn with(now_ms: u64, seed: u64, answers: impl Iterator<Item = String>) -> Arc<Self> {
         Arc::new(Self {
-            now_ms: case.now_ms,
+            now_ms,
             state: Mutex::new(State {
-                random: ChaCha8Rng::seed_from_u64(case.seed),
-                answers: case.model.iter().cloned().collect(),
+                random: ChaCha8Rng::seed_from_u64(seed),
+                answers: answers.collect(),
                 values: Table::new(),
                 uses: Vec::new(),
             }),
@@ -71,15 +76,15 @@ impl Script {
 
     /// The plugin's own metrics: the sum of a counter, the list of a histogram's values.
     pub(super) fn values(&self) -> Table {
-        self.with(|state| state.values.clone())
+        self.locked(|state| state.values.clone())
     }
 
     /// By stage, in the order of the pipeline.
     pub(super) fn uses(&self) -> Vec<StageUse> {
-        self.with(|state| state.uses.clone())
+        self.locked(|state| state.uses.clone())
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    fn locked<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -93,7 +98,7 @@ impl TokenCounter for Script {
 
 impl CallObserver for Script {
     fn observe(&self, call: &GuestCall<'_>) {
-        self.with(|state| {
+        self.locked(|state| {
             let place = state.uses.iter().position(|of| of.stage == call.stage);
             let place = place.unwrap_or_else(|| {
                 state.uses.push(StageUse {
@@ -115,7 +120,7 @@ impl CallObserver for Script {
 impl PluginValues for Script {
     fn add(&self, _plugin: &PluginId, _route: &str, name: &str, by: u64) {
         let by = i64::try_from(by).unwrap_or(i64::MAX);
-        self.with(|state| {
+        self.locked(|state| {
             let sum = state.values.get(name).and_then(Value::as_integer);
             let sum = sum.unwrap_or(0).saturating_add(by);
             state.values.insert(name.to_owned(), sum.into());
@@ -123,7 +128,7 @@ impl PluginValues for Script {
     }
 
     fn observe(&self, _plugin: &PluginId, _route: &str, name: &str, value: f64) {
-        self.with(|state| {
+        self.locked(|state| {
             let list = state
                 .values
                 .entry(name)
@@ -147,14 +152,14 @@ impl Clock for Script {
 
 impl Random for Script {
     fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
-        self.with(|state| state.random.fill_bytes(bytes));
+        self.locked(|state| state.random.fill_bytes(bytes));
         Ok(())
     }
 }
 
 impl Model for Script {
     fn ask<'a>(&'a self, _asker: Asker<'a>, question: Question) -> Answering<'a> {
-        let next = self.with(|state| state.answers.pop_front());
+        let next = self.locked(|state| state.answers.pop_front());
         let words = |text: &str| self.count(text);
         let prompt_tokens = question
             .messages

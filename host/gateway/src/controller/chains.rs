@@ -15,6 +15,9 @@ use crate::{
     routing::{Route, RouteTable, Trial},
 };
 
+/// Requests that an instance of one of the binary's own templates serves after its first.
+const BUILTIN_REUSE: u32 = 1000;
+
 /// Whether a route of `config` binds the plugin `name`.
 pub(super) fn binds(config: &Config, name: &str) -> bool {
     config.routes.iter().any(|route| route_binds(route, name))
@@ -76,6 +79,7 @@ fn with_trial(
     route.trial = Some(Trial {
         mode: trial.mode,
         plugin: trial.plugin.id().clone(),
+        watched: Arc::clone(&trial.watched),
         route: Arc::new(Route::new(config, Arc::new(candidate))),
     });
     Ok(route)
@@ -91,7 +95,12 @@ fn chain(
         let Some(found) = serving.get(&binding.plugin) else {
             return Err(unknown_plugin(&route.name, &binding.plugin, serving));
         };
-        bindings.push(bind(version(found).clone(), binding));
+        let mut bound = bind(version(found).clone(), binding);
+        // What is recorded is all that the chain was given, which an instance's past is not.
+        if route.record.is_some() && !builtin::is_one(bound.plugin.digest()) {
+            bound.reuse = 0;
+        }
+        bindings.push(bound);
     }
     Ok(Chain::new(&route.name, bindings)?)
 }
@@ -107,10 +116,15 @@ fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
         GrantName::Random => Import::Random,
         GrantName::Model => Import::Model,
     });
+    let reuse = match builtin::is_one(plugin.digest()) {
+        true => BUILTIN_REUSE,
+        false => 0,
+    };
     Binding {
         plugin,
         settings: config.settings.clone(),
         grants: Grants::with(imports),
+        reuse: config.reuse.unwrap_or(reuse),
         limits: limits(&config.limits, config.questions),
         on_failure: match config.on_failure {
             Some(FailurePolicyName::Open) => FailurePolicy::Open,

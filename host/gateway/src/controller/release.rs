@@ -285,11 +285,11 @@ impl Release {
         self.trial.as_ref()
     }
 
-    /// Whether the folder's file `digest` was taken up before, and could serve.
+    /// Whether the folder's file `digest` was taken up before, and could serve. It may be forgotten
+    /// since.
     pub(super) fn has_taken(&self, digest: &str) -> bool {
-        let version = self.version(digest);
-        self.file.as_deref() == Some(digest)
-            && version.is_some_and(|version| matches!(version.check, Check::Passed(_)))
+        let passed = |version: &Version| matches!(version.check, Check::Passed(_));
+        self.file.as_deref() == Some(digest) && self.version(digest).is_none_or(passed)
     }
 
     /// How far `version`, one of these, has come.
@@ -317,10 +317,12 @@ impl Release {
             .iter()
             .position(|known| known.digest == version.digest);
         let Some(index) = known else {
-            // One artefact that may not serve is enough to look at, beside the one that is wanted.
-            let desired = self.desired.as_ref();
+            // One artefact that may not serve is enough to look at; the folder's own is still
+            // there, and may be tried again, and the one that is wanted is remembered.
+            let (file, desired) = (self.file.as_deref(), self.desired.as_ref());
             self.versions.retain(|version| {
                 !matches!(version.check, Check::Failed { .. })
+                    || file == Some(&version.digest)
                     || desired.is_some_and(|desired| desired.is(&version.digest))
             });
             self.versions.insert(0, version);
@@ -408,21 +410,31 @@ impl Release {
         Ok(())
     }
 
-    /// Ends the trial if there is one, else goes back to the version that served before. `reason`
-    /// is why, where nobody asked for it.
+    /// Ends the trial if there is one, else goes back to the version that served before. With
+    /// `which`, only what takes that version out of service is done. `reason` is why, where nobody
+    /// asked for it.
     ///
     /// # Errors
-    /// [`MoveError::Nothing`] where nothing served before.
+    /// [`MoveError::Nothing`] where nothing served before, or `which` serves no more.
     pub(super) fn roll_back(
         &mut self,
         name: &str,
+        which: Option<&str>,
         reason: Option<String>,
     ) -> Result<RolledBack, MoveError> {
-        if let Some(trial) = self.trial.take() {
+        let is_meant = |trial: &mut Trial| which.is_none_or(|digest| trial.digest == digest);
+        if let Some(trial) = self.trial.take_if(is_meant) {
             self.withdraw(&trial.digest, reason);
             return Ok(RolledBack {
                 withdrawn: trial.digest,
                 live: None,
+            });
+        }
+        if let Some(digest) = which.filter(|digest| self.live() != Some(digest)) {
+            return Err(MoveError::Nothing {
+                name: name.to_owned(),
+                action: "roll back",
+                advice: format!("{} serves no more", short(digest)),
             });
         }
         let Some(previous) = self.previous().map(str::to_owned) else {
@@ -662,16 +674,18 @@ mod tests {
         let mut release = release("abc");
         release.activate("p", &id('b')).unwrap();
         release.activate("p", &id('c')).unwrap();
-        let back = release.roll_back("p", Some("too slow".to_owned())).unwrap();
+        let back = release
+            .roll_back("p", None, Some("too slow".to_owned()))
+            .unwrap();
         assert_eq!((back.withdrawn, back.live), (id('c'), Some(id('b'))));
         assert_eq!(states(&release), "c:retired b:live a:retired");
         assert_eq!(
             release.version(&id('c')).unwrap().withdrawn.as_deref(),
             Some("too slow")
         );
-        release.roll_back("p", None).unwrap();
+        release.roll_back("p", None, None).unwrap();
         assert_eq!(release.live(), Some(id('a').as_str()));
-        let error = release.roll_back("p", None).unwrap_err();
+        let error = release.roll_back("p", None, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "plugin `p` has no version to go back to: no other version served before the live one"
@@ -688,9 +702,22 @@ mod tests {
         release
             .try_out("p", &id('b'), TrialMode::Canary(50))
             .unwrap();
-        let back = release.roll_back("p", None).unwrap();
+        let back = release.roll_back("p", None, None).unwrap();
         assert_eq!((back.withdrawn, back.live), (id('b'), None));
         assert_eq!(states(&release), "b:retired a:live");
+    }
+
+    #[test]
+    fn what_is_rolled_back_by_its_digest_is_nothing_else() {
+        let mut release = release("abc");
+        release.activate("p", &id('b')).unwrap();
+        release.try_out("p", &id('c'), TrialMode::Shadow).unwrap();
+        let error = release.roll_back("p", Some(&id('a')), None).unwrap_err();
+        assert!(error.to_string().ends_with("serves no more"), "{error}");
+        release.roll_back("p", Some(&id('b')), None).unwrap();
+        assert_eq!(states(&release), "c:shadow b:retired a:live");
+        release.roll_back("p", Some(&id('c')), None).unwrap();
+        assert_eq!(states(&release), "c:retired b:retired a:live");
     }
 
     #[test]
@@ -800,6 +827,31 @@ mod tests {
         assert_eq!(states(&release), "c:shadow b:live a:retired");
         release.forget_old(0);
         assert_eq!(states(&release), "c:shadow b:live a:retired");
+    }
+
+    #[test]
+    fn a_file_that_was_taken_up_stays_so_when_its_version_is_forgotten() {
+        let mut release = release("ab");
+        release.file = Some(id('a'));
+        assert!(release.has_taken(&id('a')) && !release.has_taken(&id('b')));
+        for digit in ['b', 'c'] {
+            release.stage(version(digit));
+            release.checked(&id(digit), passed());
+            release.activate("p", &id(digit)).unwrap();
+        }
+        release.forget_old(2);
+        assert!(release.version(&id('a')).is_none() && release.has_taken(&id('a')));
+        // One that could not serve may be tried again, whatever came after it.
+        let failed = Check::Failed {
+            code: String::new(),
+            reason: String::new(),
+        };
+        release.stage(version('d'));
+        release.checked(&id('d'), failed.clone());
+        release.file = Some(id('d'));
+        release.stage(version('e'));
+        release.checked(&id('e'), failed);
+        assert!(!release.has_taken(&id('d')));
     }
 
     #[test]

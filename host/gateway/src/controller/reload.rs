@@ -59,6 +59,7 @@ impl Controller {
             config = chains::fit_template(&config, &model.architecture);
         }
         let table = chains::build(&config, model.as_ref(), &serving, None)?;
+        self.metrics.ledger().switch(config.plugins.ledger);
         let auth = Auth::new(&config);
         self.state().config = Arc::new(config);
         self.auth.store(Arc::new(auth));

@@ -1,6 +1,8 @@
 //! `/admin/v1`: what the operator may see and change while the server runs. A thin layer over
 //! the [`Controller`]: every answer is JSON, every error has the API's shape.
 
+mod records;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -20,7 +22,7 @@ use axum::{
     routing::{get, post, put},
 };
 use futures_util::stream;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -28,6 +30,8 @@ use crate::{
     auth::Auth,
     controller::{ControlError, Controller, MoveError, Origin, PluginStatus, TrialMode, Until},
     error::ApiError,
+    recording::Records,
+    telemetry::ledger::AccountStatus,
 };
 
 /// What the handlers share.
@@ -35,15 +39,33 @@ use crate::{
 struct Admin {
     controller: Arc<Controller>,
     auth: Arc<ArcSwap<Auth>>,
+    records: Arc<Records>,
     max_plugin_bytes: usize,
 }
 
-/// The routes under `/admin/v1`. Without a configured token all of them answer 404.
-pub fn router(controller: Arc<Controller>) -> Router {
+/// A plugin and what its versions have cost, those that no longer serve too.
+#[derive(Serialize)]
+struct WithLedger {
+    #[serde(flatten)]
+    status: PluginStatus,
+    ledger: Vec<AccountStatus>,
+}
+
+impl Admin {
+    fn with_ledger(&self, status: PluginStatus) -> WithLedger {
+        let ledger = self.controller.ledger().status(&status.name);
+        WithLedger { status, ledger }
+    }
+}
+
+/// The routes under `/admin/v1`. Without a configured token all of them answer 404. `records` are
+/// those of the server that `controller` changes.
+pub fn router(controller: Arc<Controller>, records: Arc<Records>) -> Router {
     let max_plugin_bytes = controller.config().admin.max_plugin_bytes;
     let admin = Admin {
         auth: controller.auth(),
         controller,
+        records,
         max_plugin_bytes,
     };
     let inner = Router::new()
@@ -54,6 +76,10 @@ pub fn router(controller: Arc<Controller>) -> Router {
         .route("/reload", post(reload))
         .route("/history", get(history))
         .route("/events", get(events))
+        .route("/records", get(records::list))
+        // An id may hold slashes.
+        .route("/records/{*request_id}", get(records::show))
+        .route("/artefacts/{digest}", get(records::artefact))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(max_plugin_bytes))
@@ -168,27 +194,26 @@ async fn move_plugin(
                                let a certain one serve, activate it";
             return Err(ApiError::invalid("digest", message));
         }
-        "rollback" => Box::new(move || controller.roll_back(&name, Origin::Admin, None)),
+        "rollback" => Box::new(move || controller.roll_back(&name, Origin::Admin, None, None)),
         _ => return Err(unknown_path().await),
     };
     Ok(Json(blocking(done).await?))
 }
 
 async fn list_plugins(State(admin): State<Admin>) -> Json<Value> {
-    Json(json!({
-        "plugins": admin.controller.plugins(),
-        "sources": admin.controller.sources(),
-    }))
+    let plugins = admin.controller.plugins().into_iter();
+    let plugins: Vec<_> = plugins.map(|status| admin.with_ledger(status)).collect();
+    Json(json!({ "plugins": plugins, "sources": admin.controller.sources() }))
 }
 
 async fn show_plugin(
     State(admin): State<Admin>,
     Path(name): Path<String>,
-) -> Result<Json<PluginStatus>, ApiError> {
+) -> Result<Json<WithLedger>, ApiError> {
     let status = admin.controller.plugin(&name).ok_or_else(|| {
         ApiError::not_found(format!("there is no plugin `{name}`")).with_code("plugin_not_found")
     })?;
-    Ok(Json(status))
+    Ok(Json(admin.with_ledger(status)))
 }
 
 async fn list_routes(State(admin): State<Admin>) -> Json<Value> {
@@ -226,8 +251,8 @@ async fn events(State(admin): State<Admin>) -> impl IntoResponse {
 async fn unknown_path() -> ApiError {
     ApiError::not_found(
         "there is no such administration endpoint; there are plugins, plugins/{name}, \
-         plugins/{name}/{verify, shadow, canary, activate or rollback}, routes, reload, history \
-         and events",
+         plugins/{name}/{verify, shadow, canary, activate or rollback}, routes, reload, history, \
+         events, records, records/{request-id} and artefacts/{digest}",
     )
     .with_code("unknown_endpoint")
 }

@@ -1,14 +1,15 @@
 //! An empty WASI: no files, no environment, no arguments, no sockets, no stdio.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 
-use super::GuestState;
+use super::{GuestState, Profile, RequestScope};
 use crate::clock::Clock;
+use crate::services::Told;
 
 /// Most bytes of one random read.
 const RANDOM_BYTES: u64 = 64 << 10;
@@ -23,7 +24,7 @@ pub(super) struct Wasi {
 
 impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let (profile, request) = (&self.profile, &self.request);
+        let (profile, request) = (&self.profile, Arc::clone(self.request()));
         let wasi = self.wasi.get_or_insert_with(|| {
             let mut table = ResourceTable::new();
             table.set_max_capacity(RESOURCES);
@@ -34,7 +35,11 @@ impl WasiView for GuestState {
                 .allow_ip_name_lookup(false)
                 .max_random_size(RANDOM_BYTES);
             if profile.grants.clock {
-                let clock = || Granted(Arc::clone(&request.services.clock));
+                let clock = || Granted {
+                    profile: Arc::clone(profile),
+                    clock: Arc::clone(&request.services.clock),
+                    request: Arc::downgrade(&request),
+                };
                 context.wall_clock(clock()).monotonic_clock(clock());
             } else {
                 context
@@ -52,7 +57,22 @@ impl WasiView for GuestState {
 }
 
 /// The clock of a guest that is granted one.
-struct Granted(Arc<dyn Clock>);
+struct Granted {
+    profile: Arc<Profile>,
+    clock: Arc<dyn Clock>,
+    /// The request in which it was made: an instance that serves others keeps it, for it may hold
+    /// handles of it.
+    request: Weak<RequestScope>,
+}
+
+impl Granted {
+    fn told(&self, told: Told<'_>) {
+        if let Some(request) = self.request.upgrade() {
+            let observer = &request.services.observer;
+            observer.told(&self.profile.id, told);
+        }
+    }
+}
 
 impl HostWallClock for Granted {
     fn resolution(&self) -> Duration {
@@ -60,7 +80,9 @@ impl HostWallClock for Granted {
     }
 
     fn now(&self) -> Duration {
-        Duration::from_millis(self.0.now_ms())
+        let now_ms = self.clock.now_ms();
+        self.told(Told::NowMs(now_ms));
+        Duration::from_millis(now_ms)
     }
 }
 
@@ -70,7 +92,9 @@ impl HostMonotonicClock for Granted {
     }
 
     fn now(&self) -> u64 {
-        self.0.monotonic_ns()
+        let now_ns = self.clock.monotonic_ns();
+        self.told(Told::MonotonicNs(now_ns));
+        now_ns
     }
 }
 

@@ -5,12 +5,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use comfy_table::Table;
 use serde_json::{Value, json};
+use ureq::{
+    Body,
+    http::{Response, StatusCode},
+};
 
-use super::location::Location;
+use super::{ledger, location::Location, trial};
 use crate::{
     cli::ConfigArgs,
     config::{Digest, Secret},
@@ -18,6 +22,8 @@ use crate::{
 
 /// A component may take this long to compile on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// Larger components are fetched from nowhere.
+const MAX_COMPONENT_BYTES: u64 = 256 << 20;
 
 /// Which server, and as whom.
 #[derive(Debug, Args)]
@@ -248,9 +254,15 @@ impl StatusArgs {
         let mut out = io::stdout().lock();
         if let Some(name) = &self.name {
             let status = self.server.get(&format!("/admin/v1/plugins/{name}"))?;
-            match self.json {
-                true => writeln!(out, "{status:#}")?,
-                false => writeln!(out, "{}", version_table(&status))?,
+            if self.json {
+                writeln!(out, "{status:#}")?;
+                return Ok(());
+            }
+            writeln!(out, "{}", version_table(&status))?;
+            for watch in [&status["trial"], &status["probation"]] {
+                if watch.is_object() {
+                    trial::print(&mut out, watch)?;
+                }
             }
             return Ok(());
         }
@@ -268,12 +280,15 @@ impl StatusArgs {
         {
             writeln!(out, "{}", source_table(&status))?;
         }
+        if let Some(table) = ledger::table(&status) {
+            writeln!(out, "{table}")?;
+        }
         Ok(())
     }
 }
 
 impl ServerArgs {
-    fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
         let request = self.agent().get(self.url(path));
         self.answer(path, request.header("authorization", self.bearer()?).call())
     }
@@ -291,6 +306,21 @@ impl ServerArgs {
         let request = self.agent().post(self.url(path));
         let request = request.header("authorization", self.bearer()?);
         self.answer(path, request.send_json(body))
+    }
+
+    /// What lies at `path`, whatever it is.
+    pub(super) fn bytes(&self, path: &str) -> anyhow::Result<Vec<u8>> {
+        let (url, request) = (self.url(path), self.agent().get(self.url(path)));
+        let sent = request.header("authorization", self.bearer()?).call();
+        let mut response = sent.with_context(|| format!("cannot reach {url}"))?;
+        let status = response.status();
+        if !status.is_success() {
+            let answer = response.body_mut().read_json().unwrap_or_default();
+            return Err(refused(status, &answer));
+        }
+        let body = response.body_mut().with_config().limit(MAX_COMPONENT_BYTES);
+        body.read_to_vec()
+            .with_context(|| format!("{url} did not answer in whole"))
     }
 
     fn agent(&self) -> ureq::Agent {
@@ -316,25 +346,24 @@ impl ServerArgs {
     fn answer(
         &self,
         path: &str,
-        sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        sent: Result<Response<Body>, ureq::Error>,
     ) -> anyhow::Result<Value> {
         let url = self.url(path);
         let mut response = sent.with_context(|| format!("cannot reach {url}"))?;
         let status = response.status();
-        let answer: Value = response
-            .body_mut()
-            .read_json()
-            .with_context(|| format!("{url} answered {status} without JSON"))?;
+        let answer = response.body_mut().read_json();
+        let answer: Value =
+            answer.with_context(|| format!("{url} answered {status} without JSON"))?;
         if !status.is_success() {
-            bail!(
-                "{status}: {}",
-                answer["error"]["message"]
-                    .as_str()
-                    .unwrap_or("no reason given")
-            );
+            return Err(refused(status, &answer));
         }
         Ok(answer)
     }
+}
+
+fn refused(status: StatusCode, answer: &Value) -> anyhow::Error {
+    let reason = answer["error"]["message"].as_str();
+    anyhow::anyhow!("{status}: {}", reason.unwrap_or("no reason given"))
 }
 
 fn plugin_table(status: &Value) -> Table {
@@ -391,7 +420,7 @@ fn version_table(status: &Value) -> Table {
 }
 
 /// The state, with the share of a canary.
-fn state(version: &Value) -> String {
+pub(super) fn state(version: &Value) -> String {
     match version["percent"].as_u64() {
         Some(percent) => format!("{} {percent} %", text(version, "state")),
         None => text(version, "state").to_owned(),
@@ -446,7 +475,7 @@ fn source_table(status: &Value) -> Table {
     table
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 

@@ -171,7 +171,9 @@ mod tests {
     fn what_was_taken_back_stays_so_until_something_else_was_wanted() {
         let mut release = release();
         release.activate("p", &id('b')).unwrap();
-        release.roll_back("p", Some("too slow".to_owned())).unwrap();
+        release
+            .roll_back("p", None, Some("too slow".to_owned()))
+            .unwrap();
         let withdrawn = Standing::Withdrawn("too slow".to_owned());
         assert_eq!(release.standing(&id('B')), withdrawn);
         // The one before was wanted before: that it serves again is no news.
@@ -189,7 +191,7 @@ mod tests {
         let mode = TrialMode::Canary(10);
         release.try_out("p", &id('b'), mode).unwrap();
         assert_eq!(release.standing(&id('B')), Standing::Serving);
-        release.roll_back("p", None).unwrap();
+        release.roll_back("p", None, None).unwrap();
         assert_eq!(
             release.standing(&id('B')),
             Standing::Withdrawn("rolled back".to_owned())

@@ -142,7 +142,9 @@ fn what_was_rolled_back_is_not_fought_for() {
     {
         let controller = start(dir.path(), &toml).unwrap();
         follow(&controller, SourceState::Current);
-        controller.roll_back("chatml", Origin::Admin, None).unwrap();
+        controller
+            .roll_back("chatml", Origin::Admin, None, None)
+            .unwrap();
         controller.reload(Origin::Admin).unwrap();
         controller.follow_sources();
         assert_eq!(source(&controller).state, SourceState::Withdrawn);
