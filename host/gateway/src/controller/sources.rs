@@ -225,7 +225,8 @@ impl Controller {
                 self.metrics.swap(name, "live");
             }
         }
-        tracing::info!(plugin = name, digest = component, reference = %source.reference, "took a plugin from a registry");
+        let reference = &source.reference;
+        tracing::info!(plugin = name, digest = component, %reference, "took a plugin from a registry");
         Ok(())
     }
 
