@@ -53,7 +53,9 @@ fn with_trial(
     config: &RouteConfig,
     serving: &BTreeMap<String, Serving>,
 ) -> Result<Route, ControlError> {
-    let live = chain(config, serving, |serving| &serving.live)?;
+    let live = chain(config, serving, |serving| {
+        (&serving.live, serving.previous.as_ref())
+    })?;
     let mut route = Route::new(config, Arc::new(live));
     let mut tried = config.plugins.iter().filter_map(|binding| {
         let trial = serving.get(&binding.plugin)?.trial.as_ref()?;
@@ -72,9 +74,10 @@ fn with_trial(
             state: VersionState::Trial(trial.mode).to_string(),
         });
     }
+    // Before a version on trial comes the live one.
     let candidate = chain(config, serving, |serving| match &serving.trial {
-        Some(trial) => &trial.plugin,
-        None => &serving.live,
+        Some(trial) => (&trial.plugin, Some(&serving.live)),
+        None => (&serving.live, serving.previous.as_ref()),
     })?;
     route.trial = Some(Trial {
         mode: trial.mode,
@@ -87,14 +90,15 @@ fn with_trial(
 fn chain(
     route: &RouteConfig,
     serving: &BTreeMap<String, Serving>,
-    version: impl Fn(&Serving) -> &Plugin,
+    versions: impl Fn(&Serving) -> (&Plugin, Option<&Plugin>),
 ) -> Result<Chain, ControlError> {
     let mut bindings = Vec::with_capacity(route.plugins.len());
     for binding in &route.plugins {
         let Some(found) = serving.get(&binding.plugin) else {
             return Err(unknown_plugin(&route.name, &binding.plugin, serving));
         };
-        let mut bound = bind(version(found).clone(), binding);
+        let (plugin, previous) = versions(found);
+        let mut bound = bind(plugin.clone(), previous.cloned(), binding);
         // What is recorded is all that the chain was given, which an instance's past is not.
         if route.record.is_some() && !builtin::is_one(bound.plugin.digest()) {
             bound.reuse = 0;
@@ -104,7 +108,7 @@ fn chain(
     Ok(Chain::new(&route.name, bindings)?)
 }
 
-fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
+fn bind(plugin: Plugin, previous: Option<Plugin>, config: &BindingConfig) -> Binding {
     let imports = config.grants.iter().map(|grant| match grant {
         GrantName::Log => Import::Log,
         GrantName::Config => Import::Config,
@@ -127,9 +131,15 @@ fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
         limits: limits(&config.limits, config.questions),
         on_failure: match config.on_failure {
             Some(FailurePolicyName::Open) => FailurePolicy::Open,
+            Some(FailurePolicyName::Previous) => FailurePolicy::Previous,
+            Some(FailurePolicyName::Static) => {
+                FailurePolicy::Static(config.static_answer.clone().unwrap_or_default())
+            }
             Some(FailurePolicyName::Closed) | None => FailurePolicy::Closed,
         },
         allow_open_validator: config.force_open,
+        previous: previous.filter(|_| config.on_failure == Some(FailurePolicyName::Previous)),
+        breaker: config.breaker,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the administration API says of plugins and routes.
 
+use gapura_plugin_runtime::BreakerState;
 use serde::Serialize;
 
 use super::{
@@ -126,8 +127,14 @@ pub struct BindingStatus {
     pub stages: Vec<&'static str>,
     /// The imports that it is bound to grant, for the plugin needs them.
     pub grants_needed: Vec<&'static str>,
-    /// `closed` or `open`.
+    /// `closed`, `open`, `previous` or `static`.
     pub on_failure: &'static str,
+    /// The version that failed calls are repeated on, as `x-gapura-chain` would show it.
+    pub previous: Option<String>,
+    /// `closed`, or `open` or `half-open` where the plugin is left alone for a while.
+    pub breaker: &'static str,
+    /// Milliseconds until a request tries it again, of a breaker that is open.
+    pub retry_in_ms: Option<u64>,
 }
 
 impl Controller {
@@ -162,7 +169,8 @@ impl Controller {
                 .chain
                 .bindings()
                 .iter()
-                .map(|binding| BindingStatus {
+                .zip(route.chain.breakers())
+                .map(|(binding, breaker)| BindingStatus {
                     plugin: binding.plugin.name().to_owned(),
                     version: binding.plugin.version().to_owned(),
                     digest: binding.plugin.digest().to_owned(),
@@ -177,9 +185,17 @@ impl Controller {
                         .grants_needed()
                         .map(|grant| grant.as_str())
                         .collect(),
-                    on_failure: match binding.on_failure {
-                        gapura_plugin_runtime::FailurePolicy::Closed => "closed",
-                        gapura_plugin_runtime::FailurePolicy::Open => "open",
+                    on_failure: binding.on_failure.as_str(),
+                    previous: binding
+                        .previous
+                        .as_ref()
+                        .map(|plugin| plugin.label().to_owned()),
+                    breaker: breaker.as_str(),
+                    retry_in_ms: match breaker {
+                        BreakerState::Open { retry_in } => {
+                            Some(u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX))
+                        }
+                        BreakerState::Closed | BreakerState::HalfOpen => None,
                     },
                 })
                 .collect(),
