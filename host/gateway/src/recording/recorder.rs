@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use gapura_engine::TextDelta;
 use gapura_plugin_runtime::{
-    CallObserver, ChainFailure, Chat, Delta, FailureKind, FinishReason, GuestCall, Message,
-    PluginId, Prompt, Sampling, Stage, Told, Validated,
+    CallObserver, ChainFailure, Chat, Delta, FailureKind, FailurePolicy, FinishReason, GuestCall,
+    Message, PluginId, Prompt, Sampling, Stage, Told, Validated,
 };
 
 use super::record::{self, Bytes, Cost, Outcome, Record};
@@ -209,6 +209,14 @@ impl CallObserver for Recorder {
 
     fn failed(&self, plugin: &PluginId, stage: Stage, kind: FailureKind) {
         self.tally.failed(plugin, stage, kind);
+    }
+
+    fn fell_back(&self, plugin: &PluginId, stage: Stage, policy: &FailurePolicy) {
+        self.tally.fell_back(plugin, stage, policy);
+    }
+
+    fn breaker_opened(&self, plugin: &PluginId, stage: Stage) {
+        self.tally.breaker_opened(plugin, stage);
     }
 
     fn held(&self, plugin: &PluginId, bytes: u64) {
