@@ -16,6 +16,7 @@ mod prompt;
 mod question;
 mod scores;
 mod services;
+mod trace;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub use observation::Observations;
 pub use pieces::Pieces;
 pub use prefill::Prefill;
 pub(crate) use prompt::text_tokens;
+pub(crate) use trace::{Step, Trace};
 
 use crate::error::ApiError;
 use crate::pipeline::judge::Judged;
@@ -65,12 +67,14 @@ pub async fn run(
         prompt,
         options,
         deadline,
+        trace,
     } = call;
     let lender = Lender {
         state,
         model,
         salt: options.cache_salt.clone(),
         deadline,
+        trace,
     };
     let judged = judge::judge(&lender, route, chat, prompt.is_rendered(), record);
     let judged = deadline.hold(judged).await?;
@@ -126,6 +130,7 @@ pub(crate) async fn rendered_tokens(
         model,
         salt,
         deadline,
+        trace: None,
     };
     let watch = Watch::counting(lender.tally(route, record));
     let services = lender.services(route, chat, &watch);

@@ -8,5 +8,5 @@ mod redact;
 mod store;
 
 pub use record::{Binding, Bytes, Cost, Outcome, Record, Tape};
-pub(crate) use recorder::Recorder;
+pub(crate) use recorder::{Keep, Recorder};
 pub use store::{Records, Summary};

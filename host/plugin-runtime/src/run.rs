@@ -105,6 +105,9 @@ impl Run {
         for (index, bound) in validators {
             let judged = self.judge(bound, &seen, &chat, index == renderer).await;
             let plugin = bound.binding.plugin.id();
+            if let Ok(verdict) = &judged {
+                self.scope.services.observer.judged(plugin, verdict);
+            }
             match judged {
                 Ok(Verdict::Accept) => {}
                 Ok(Verdict::Amend { messages, sampling }) => {

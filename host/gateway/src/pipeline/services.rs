@@ -10,7 +10,8 @@ use gapura_plugin_runtime::{
 use crate::pipeline::call::Deadline;
 use crate::pipeline::observation::Reporter;
 use crate::pipeline::question::Questions;
-use crate::recording::Recorder;
+use crate::pipeline::trace::Trace;
+use crate::recording::{Keep, Recorder};
 use crate::routing::Route;
 use crate::state::{AppState, Lent, LoadedModel};
 use crate::telemetry::RequestRecord;
@@ -23,13 +24,16 @@ pub(super) struct Lender<'a> {
     /// Who shares computed prefixes with the request.
     pub(super) salt: Option<Arc<str>>,
     pub(super) deadline: Deadline,
+    /// Takes down what happens, for whoever wants it explained.
+    pub(super) trace: Option<Arc<Trace>>,
 }
 
 impl Lender<'_> {
     /// Counts what the plugins of `route` cost the request; `None` where nobody wants to know.
     pub(super) fn tally(&self, route: &Route, record: &mut RequestRecord) -> Option<Arc<Tally>> {
         let ledger = self.state.metrics.ledger();
-        if !ledger.is_on() && !record.is_timed() && route.record.is_none() {
+        let is_taken_down = route.record.is_some() || self.trace.is_some();
+        if !ledger.is_on() && !record.is_timed() && !is_taken_down {
             return None;
         }
         let tally = ledger.tally(route.accounts(ledger));
@@ -46,17 +50,19 @@ impl Lender<'_> {
         record: &mut RequestRecord,
     ) -> Watch {
         let tally = self.tally(route, record);
-        let recorder = route.record.zip(tally.clone()).map(|(bounds, tally)| {
-            let records = &self.state.records;
-            Arc::new(Recorder::new(
-                records,
-                bounds,
-                route,
-                chat,
-                is_rendered,
-                tally,
-            ))
-        });
+        if let Some(trace) = &self.trace {
+            trace.comes_to(route);
+        }
+        let keep = Keep {
+            records: route
+                .record
+                .map(|bounds| (Arc::clone(&self.state.records), bounds)),
+            trace: self.trace.clone(),
+        };
+        let is_kept = keep.records.is_some() || keep.trace.is_some();
+        let tallied = tally.clone().filter(|_| is_kept);
+        let recorder =
+            tallied.map(|tally| Arc::new(Recorder::new(keep, route, chat, is_rendered, tally)));
         Watch { tally, recorder }
     }
 

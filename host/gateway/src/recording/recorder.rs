@@ -6,12 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use gapura_engine::TextDelta;
 use gapura_plugin_runtime::{
     CallObserver, ChainFailure, Chat, Delta, FailureKind, FinishReason, GuestCall, Message,
-    PluginId, Prompt, Sampling, Stage, Told, Validated,
+    PluginId, Prompt, Sampling, Stage, Told, Validated, Verdict,
 };
 
 use super::record::{self, Bytes, Cost, Outcome, Record};
 use super::store::Records;
 use crate::config::RecordConfig;
+use crate::pipeline::{Step, Trace};
 use crate::routing::Route;
 use crate::telemetry::ledger::Tally;
 
@@ -21,9 +22,17 @@ const MAX_RECORD_BYTES: usize = 1 << 20;
 /// Hears of everything that a record holds. Dropping it keeps the record.
 pub(crate) struct Recorder {
     tally: Arc<Tally>,
-    records: Arc<Records>,
-    bounds: RecordConfig,
+    keep: Keep,
     state: Mutex<State>,
+}
+
+/// Who gets what is taken down.
+#[derive(Default)]
+pub(crate) struct Keep {
+    /// Those of the route, within these bounds, once it is whole.
+    pub(crate) records: Option<(Arc<Records>, RecordConfig)>,
+    /// Whoever wants the request explained, as it happens.
+    pub(crate) trace: Option<Arc<Trace>>,
 }
 
 struct State {
@@ -35,8 +44,7 @@ struct State {
 impl Recorder {
     /// Begins with `chat`, which has come to `route`; its plugins' costs are in `tally`.
     pub(crate) fn new(
-        records: &Arc<Records>,
-        bounds: RecordConfig,
+        keep: Keep,
         route: &Route,
         chat: &Chat,
         is_rendered: bool,
@@ -63,8 +71,7 @@ impl Recorder {
         }
         Self {
             tally,
-            records: Arc::clone(records),
-            bounds,
+            keep,
             state: Mutex::new(state),
         }
     }
@@ -89,6 +96,7 @@ impl Recorder {
 
     /// What the template made.
     pub(crate) fn rendered(&self, prompt: &Prompt) {
+        self.trace(|| Step::Prompt(prompt.clone()));
         let texts = prompt.segments.iter().map(|segment| match segment {
             gapura_plugin_runtime::Segment::Text(text) => text.len(),
             _ => 16,
@@ -106,6 +114,10 @@ impl Recorder {
         if delta.text.is_empty() {
             return;
         }
+        self.trace(|| Step::Delta {
+            text: delta.text.clone(),
+            tokens: delta.tokens.iter().map(|token| token.0).collect(),
+        });
         self.with(|state| {
             if state.has_room(delta.text.len() + 8 * delta.tokens.len()) {
                 state.record.deltas.push(Delta {
@@ -124,6 +136,11 @@ impl Recorder {
 
     /// What the client gets next.
     pub(crate) fn emitted(&self, text: &str) {
+        if !text.is_empty() {
+            self.trace(|| Step::Text {
+                text: text.to_owned(),
+            });
+        }
         self.with(|state| {
             if state.has_room(text.len()) {
                 state.record.outcome.text.push_str(text);
@@ -134,6 +151,12 @@ impl Recorder {
     /// The answer is complete.
     pub(crate) fn ended(&self, finish: FinishReason) {
         self.with(|state| state.record.outcome.finish = Some(finish));
+    }
+
+    fn trace(&self, step: impl FnOnce() -> Step) {
+        if let Some(trace) = &self.keep.trace {
+            trace.add(step());
+        }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -194,6 +217,20 @@ impl State {
 impl CallObserver for Recorder {
     fn observe(&self, call: &GuestCall<'_>) {
         self.tally.observe(call);
+        self.trace(|| Step::Call {
+            plugin: call.plugin.label(),
+            stage: call.stage.as_str(),
+            function: call.function,
+            outcome: call.outcome.as_str(),
+            us: call.duration.as_secs_f64() * 1e6,
+        });
+    }
+
+    fn judged(&self, plugin: &PluginId, verdict: &Verdict) {
+        self.trace(|| Step::Verdict {
+            plugin: plugin.label(),
+            verdict: verdict.clone(),
+        });
     }
 
     fn told(&self, plugin: &PluginId, told: Told<'_>) {
@@ -202,6 +239,11 @@ impl CallObserver for Recorder {
 
     fn failed(&self, plugin: &PluginId, stage: Stage, kind: FailureKind) {
         self.tally.failed(plugin, stage, kind);
+        self.trace(|| Step::Failure {
+            plugin: plugin.label(),
+            stage: stage.as_str(),
+            failure: kind.as_str(),
+        });
     }
 
     fn held(&self, plugin: &PluginId, bytes: u64) {
@@ -218,10 +260,12 @@ impl Drop for Recorder {
         });
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.record.outcome.costs = costs.collect();
-        if self.bounds.redact {
-            state.record.redact();
+        if let Some((records, bounds)) = &self.keep.records {
+            if bounds.redact {
+                state.record.redact();
+            }
+            records.add(&state.record, bounds);
         }
-        self.records.add(&state.record, &self.bounds);
     }
 }
 

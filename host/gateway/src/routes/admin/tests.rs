@@ -23,9 +23,12 @@ fn api(toml: &str) -> Router {
         ..RuntimeConfig::default()
     };
     let runtime = PluginRuntime::new(runtime).unwrap();
+    let server = config.server.clone();
     let controller =
         Controller::start(config, environment, flags, runtime, Arc::default()).unwrap();
-    router(Arc::new(controller), Arc::default())
+    let (routes, auth) = (controller.routes(), controller.auth());
+    let state = AppState::new(server, routes, auth, Arc::default());
+    router(Arc::new(controller), Arc::new(state))
 }
 
 fn with_token() -> Router {
