@@ -39,10 +39,11 @@ const JS: &str = "text/javascript; charset=utf-8";
 
 /// Path, type and text. Paths are relative to each other, so that a proxy may put a prefix before
 /// all of them.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 7] = [
     ("/ui", HTML, include_str!("ui/index.html")),
     ("/ui/style.css", CSS, include_str!("ui/style.css")),
     ("/ui/app.js", JS, include_str!("ui/app.js")),
+    ("/ui/dom.js", JS, include_str!("ui/dom.js")),
     ("/ui/api.js", JS, include_str!("ui/api.js")),
     ("/ui/plugins.js", JS, include_str!("ui/plugins.js")),
     ("/ui/chat.js", JS, include_str!("ui/chat.js")),
