@@ -25,4 +25,5 @@ mod scaffold;
 mod stream;
 mod surface;
 mod swap;
+mod trials;
 mod verdicts;

@@ -15,6 +15,7 @@ mod times;
 pub use expect::{Difference, Expect};
 pub use file::{Case, CaseError, MAX_CASE_BYTES, updated};
 pub use play::{CaseRunner, Measure, Outcome};
+pub(crate) use replay::rehearse;
 pub use script::StageUse;
 pub use section::{MAX_CASES, embed, embedded};
 pub use times::{CallTimes, Percentiles};

@@ -208,8 +208,29 @@ pub struct PluginsConfig {
     pub cache_dir: PathBuf,
     /// Keep account of what each plugin costs.
     pub ledger: bool,
+    /// When a version is rolled back by itself.
+    pub guard: GuardConfig,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimits,
+}
+
+/// `[plugins.guard]`, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GuardConfig {
+    /// Whether anything is rolled back.
+    pub enabled: bool,
+    /// Requests before a version is judged.
+    pub min_requests: u64,
+    /// Share of requests that may fail.
+    pub max_failure_rate: f64,
+    /// Share of requests that may run out of time.
+    pub max_deadline_rate: f64,
+    /// How many times as long a request may take.
+    pub max_latency_ratio: f64,
+    /// By how much it must take longer, too.
+    pub min_latency: Duration,
+    /// How long a version that went live is watched.
+    pub probation: Duration,
 }
 
 /// What one plugin instance may use.

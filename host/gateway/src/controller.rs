@@ -7,6 +7,7 @@
 mod chains;
 mod draft;
 mod error;
+mod guard;
 mod history;
 mod inbox;
 mod moves;
@@ -31,9 +32,13 @@ use gapura_plugin_runtime::PluginRuntime;
 use tokio::sync::broadcast;
 
 pub use error::ControlError;
+pub use guard::Guard;
 pub use history::{Change, Origin};
 pub use moves::Until;
-pub use registry::{BindingStatus, PluginStatus, Refusal, RouteStatus, VersionStatus};
+pub use registry::{
+    BindingStatus, Limits, PluginStatus, Refusal, RouteStatus, TrialStatus, VersionStatus,
+    WatchStatus,
+};
 pub use release::{Check, Facts, MoveError, Source, TrialMode, Version, VersionState};
 pub use watch::Watch;
 
@@ -142,7 +147,11 @@ impl Controller {
             bindings.any(|binding| binding.plugin.name() == name)
         };
         let changed = table.iter().map(Arc::as_ref).filter(binds);
-        prefill.routes(changed, PREFILL_TIME);
+        let versions = changed.flat_map(|route| {
+            let canary = route.canary().map(|trial| &*trial.route);
+            std::iter::once(route).chain(canary)
+        });
+        prefill.routes(versions, PREFILL_TIME);
     }
 
     /// What changes from here on, as it is committed.

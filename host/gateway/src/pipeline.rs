@@ -16,6 +16,7 @@ mod prompt;
 mod question;
 mod scores;
 mod services;
+mod shadow;
 mod trace;
 
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub use observation::Observations;
 pub use pieces::Pieces;
 pub use prefill::Prefill;
 pub(crate) use prompt::text_tokens;
+pub(crate) use shadow::Shadow;
+pub use shadow::Shadows;
 pub(crate) use trace::{Step, Trace};
 
 use crate::error::ApiError;
@@ -63,6 +66,7 @@ pub async fn run(
     prompt::check_length(model, &call.chat, call.prompt.param())?;
     let Call {
         route,
+        sticky_key,
         chat,
         prompt,
         options,
@@ -76,7 +80,14 @@ pub async fn run(
         deadline,
         trace,
     };
-    let judged = judge::judge(&lender, route, chat, prompt.is_rendered(), record);
+    let judged = judge::judge(
+        &lender,
+        route,
+        &sticky_key,
+        chat,
+        prompt.is_rendered(),
+        record,
+    );
     let judged = deadline.hold(judged).await?;
     let Judged {
         route,

@@ -14,6 +14,7 @@ use crate::{
     config::{RecordConfig, RouteConfig, SamplingDefaults, SamplingLimits},
     controller::TrialMode,
     telemetry::{Ledger, ledger::Accounts},
+    trial::Watched,
 };
 
 /// One way through the gateway at one version of its plugins. A request takes it once and
@@ -49,6 +50,8 @@ pub struct Trial {
     pub mode: TrialMode,
     /// Which version.
     pub plugin: PluginId,
+    /// What it does there.
+    pub watched: Arc<Watched>,
     /// The route with that version in its chain.
     pub route: Arc<Route>,
 }
@@ -77,6 +80,18 @@ impl Route {
         self.accounts.get_or_init(|| ledger.accounts(&self.chain))
     }
 
+    /// The version that sees what this one answers, if there is one.
+    pub(crate) fn shadow(&self) -> Option<&Trial> {
+        let trial = self.trial.as_ref();
+        trial.filter(|trial| trial.mode == TrialMode::Shadow)
+    }
+
+    /// The version that answers a share of the requests, if there is one.
+    pub(crate) fn canary(&self) -> Option<&Trial> {
+        let trial = self.trial.as_ref();
+        trial.filter(|trial| matches!(trial.mode, TrialMode::Canary(_)))
+    }
+
     /// The version of this route that answers the requests of `key`: always the same one, as long
     /// as the same version is on trial and its share does not shrink.
     pub fn version_for(self: &Arc<Self>, key: &str) -> &Arc<Self> {
@@ -85,6 +100,7 @@ impl Route {
                 mode: TrialMode::Canary(percent),
                 plugin,
                 route,
+                ..
             }) if share(&plugin.digest, key) < f64::from(*percent) / 100.0 => route,
             _ => self,
         }

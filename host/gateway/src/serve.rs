@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     app,
     config::{Config, Environment, Overrides},
-    controller::{Controller, Origin, Watch},
+    controller::{Controller, Guard, Origin, Watch},
     model_loader,
     pipeline::Prefill,
     routes,
@@ -73,6 +73,7 @@ pub async fn serve(
     let metrics = Arc::new(Metrics::new());
     let controller = start_controller(&config, environment, flags, &metrics).await?;
     let _watch = Watch::start(&controller)?;
+    let _guard = Guard::start(&controller).context("cannot start a thread to watch plugins")?;
     let state = Arc::new(AppState::new(
         config.server.clone(),
         controller.routes(),

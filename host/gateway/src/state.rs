@@ -15,7 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::auth::{Auth, RateLimiter};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
-use crate::pipeline::Observations;
+use crate::pipeline::{Observations, Shadows};
 use crate::recording::Records;
 use crate::routing::RouteTable;
 use crate::telemetry::{Metrics, RequestRecord};
@@ -34,6 +34,8 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Ends of answers that observers are yet to hear of.
     pub observations: Arc<Observations>,
+    /// Requests that versions on trial are yet to see.
+    pub shadows: Arc<Shadows>,
     /// Requests that can be run again.
     pub records: Arc<Records>,
     /// What plugins are lent beside the model.
@@ -134,6 +136,7 @@ impl AppState {
             auth,
             rate: RateLimiter::default(),
             metrics,
+            shadows: Arc::default(),
             records: Arc::default(),
             lent: Lent::default(),
             observations: Arc::default(),

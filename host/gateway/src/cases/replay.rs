@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use gapura_plugin_runtime::{
-    Binding, Chain, ChainError, FinishReason, Grants, Import, Limits, Plugin, Stage,
+    Binding, CallObserver, Chain, ChainError, ChainFailure, FailureKind, FinishReason, Grants,
+    GuestCall, Import, Limits, Plugin, PluginId, Services, Stage,
 };
 
 use super::{
@@ -29,23 +30,8 @@ impl CaseRunner {
         let bindings = record.plugins.iter().zip(plugins);
         let bindings = bindings.map(|(binding, plugin)| bind(plugin, binding));
         let chain = Arc::new(Chain::new(&record.route, bindings.collect())?);
-        let has = |stage: &Stage| {
-            let is_left_out = *stage == Stage::Render && !record.is_rendered;
-            !is_left_out && plugins.iter().any(|plugin| plugin.has(*stage))
-        };
-        let scene = Scene {
-            chat: &record.chat,
-            deltas: record.deltas.clone(),
-            finish: record.finish.unwrap_or(FinishReason::Stop),
-            stages: Stage::ALL.into_iter().filter(has).collect(),
-        };
         let tapes = Tapes::new(record, of);
-        let mut found = Expect::default();
-        let played = play(&chain, &scene, tapes.services(record), &mut found).await;
-        let failure = played.err();
-        if let Some(failure) = &failure {
-            found.failed(failure);
-        }
+        let (mut found, failure) = played(record, &chain, tapes.services(record)).await;
         let values = tapes.script.values();
         if !values.is_empty() {
             found.put("metrics", values);
@@ -56,6 +42,76 @@ impl CaseRunner {
             failure,
         })
     }
+}
+
+/// Plays `record` on `chain`, which serves, within its own limits. The tapes are those of the plugin
+/// named `of`; `observer` hears of all calls.
+pub(crate) async fn rehearse(
+    record: &Record,
+    chain: &Arc<Chain>,
+    of: &str,
+    observer: Arc<dyn CallObserver>,
+) -> (Expect, Option<ChainFailure>) {
+    let tapes = Tapes::new(record, of);
+    let services = tapes.services(record);
+    let observer = Both(Arc::clone(&services.observer), observer);
+    let services = Services {
+        observer: Arc::new(observer),
+        ..services
+    };
+    played(record, chain, services).await
+}
+
+/// The tapes hear who calls, and so does somebody else.
+struct Both(Arc<dyn CallObserver>, Arc<dyn CallObserver>);
+
+impl CallObserver for Both {
+    fn begins(&self, plugin: &PluginId) {
+        self.0.begins(plugin);
+        self.1.begins(plugin);
+    }
+
+    fn observe(&self, call: &GuestCall<'_>) {
+        self.0.observe(call);
+        self.1.observe(call);
+    }
+
+    fn failed(&self, plugin: &PluginId, stage: Stage, kind: FailureKind) {
+        self.0.failed(plugin, stage, kind);
+        self.1.failed(plugin, stage, kind);
+    }
+
+    fn held(&self, plugin: &PluginId, bytes: u64) {
+        self.0.held(plugin, bytes);
+        self.1.held(plugin, bytes);
+    }
+}
+
+/// What comes of `record` on `chain`, and why a stage failed, if one did.
+async fn played(
+    record: &Record,
+    chain: &Arc<Chain>,
+    services: Services,
+) -> (Expect, Option<ChainFailure>) {
+    let has = |stage: &Stage| {
+        let is_left_out = *stage == Stage::Render && !record.is_rendered;
+        let mut bindings = chain.bindings().iter();
+        // Observers are told once how an answer ended.
+        *stage != Stage::Observe && !is_left_out && bindings.any(|of| of.plugin.has(*stage))
+    };
+    let scene = Scene {
+        chat: &record.chat,
+        deltas: record.deltas.clone(),
+        finish: record.finish.unwrap_or(FinishReason::Stop),
+        stages: Stage::ALL.into_iter().filter(has).collect(),
+    };
+    let mut found = Expect::default();
+    let played = play(chain, &scene, services, &mut found).await;
+    let failure = played.err();
+    if let Some(failure) = &failure {
+        found.failed(failure);
+    }
+    (found, failure)
 }
 
 /// As it was bound, but for times: another machine, and work that is counted, take longer.

@@ -10,6 +10,7 @@ mod remote;
 mod replay;
 mod scaffold;
 mod test;
+mod trial;
 
 use std::process::ExitCode;
 

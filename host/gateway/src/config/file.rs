@@ -369,6 +369,8 @@ pub struct PluginsSection {
     /// Keep account of what each plugin costs, for `/metrics`, `gapura plugin status` and release
     /// control. Default true.
     pub ledger: bool,
+    /// When a version that does badly is rolled back by itself.
+    pub guard: GuardSection,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimitsSection,
 }
@@ -382,7 +384,45 @@ impl Default for PluginsSection {
             watch: true,
             cache_dir: None,
             ledger: true,
+            guard: GuardSection::default(),
             limits: PluginLimitsSection::default(),
+        }
+    }
+}
+
+/// `[plugins.guard]`: when a version on trial, or one that went live a short while ago, is rolled
+/// back by itself: where it does worse than the version before. It needs the ledger.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardSection {
+    /// Whether anything is. Default true.
+    pub enabled: bool,
+    /// Requests of the version before it is judged, unless the first five all fail. Default 20.
+    pub min_requests: u64,
+    /// Share of its requests that may fail, in [0, 1]; three failures, and twice the share of the
+    /// version before, are always allowed. Default 0.02.
+    pub max_failure_rate: f64,
+    /// The same for requests in which it runs out of time. Default 0.01.
+    pub max_deadline_rate: f64,
+    /// How many times as long as the version before it may take for a request, at the 95th
+    /// percentile. Default 2.
+    pub max_latency_ratio: f64,
+    /// Microseconds by which it must be slower, beside that. Default 200.
+    pub min_latency_us: u64,
+    /// Seconds for which a version that went live is watched. Default 300.
+    pub probation_seconds: u64,
+}
+
+impl Default for GuardSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            min_requests: 20,
+            max_failure_rate: 0.02,
+            max_deadline_rate: 0.01,
+            max_latency_ratio: 2.0,
+            min_latency_us: 200,
+            probation_seconds: 300,
         }
     }
 }

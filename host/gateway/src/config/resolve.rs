@@ -11,13 +11,13 @@ use std::{
 
 use super::{
     AdminConfig, BindingConfig, Config, ConfigError, CudaConfig, Digest, Dtype, EngineConfig,
-    FailurePolicyName, GrantName, KeyConfig, LogConfig, ModelConfig, Overrides, PluginLimits,
-    PluginsConfig, QuestionLimits, RecordConfig, RouteConfig, SamplingDefaults, SamplingLimits,
-    SamplingSection, ServerConfig,
+    FailurePolicyName, GrantName, GuardConfig, KeyConfig, LogConfig, ModelConfig, Overrides,
+    PluginLimits, PluginsConfig, QuestionLimits, RecordConfig, RouteConfig, SamplingDefaults,
+    SamplingLimits, SamplingSection, ServerConfig,
     error::nearest,
     file::{
-        BindingSection, ConfigFile, PluginLimitsSection, QuestionsSection, RouteSection,
-        ServerSection,
+        BindingSection, ConfigFile, GuardSection, PluginLimitsSection, QuestionsSection,
+        RouteSection, ServerSection,
     },
     location::Document,
 };
@@ -347,6 +347,7 @@ pub(super) fn resolve(
             dir: tree.plugins.dir.map(|dir| folder.join(dir)),
             watch: tree.plugins.watch,
             ledger: tree.plugins.ledger,
+            guard: guard(&tree.plugins.guard),
             cache_dir: tree.plugins.cache_dir.map_or_else(
                 || user_cache_dir().join("gapura/plugins"),
                 |dir| folder.join(dir),
@@ -358,6 +359,18 @@ pub(super) fn resolve(
     };
     check_open(&config)?;
     Ok(config)
+}
+
+fn guard(section: &GuardSection) -> GuardConfig {
+    GuardConfig {
+        enabled: section.enabled,
+        min_requests: section.min_requests,
+        max_failure_rate: section.max_failure_rate,
+        max_deadline_rate: section.max_deadline_rate,
+        max_latency_ratio: section.max_latency_ratio,
+        min_latency: Duration::from_micros(section.min_latency_us),
+        probation: Duration::from_secs(section.probation_seconds),
+    }
 }
 
 fn resolve_server(server: ServerSection) -> ServerConfig {

@@ -79,6 +79,7 @@ fn with_trial(
     route.trial = Some(Trial {
         mode: trial.mode,
         plugin: trial.plugin.id().clone(),
+        watched: Arc::clone(&trial.watched),
         route: Arc::new(Route::new(config, Arc::new(candidate))),
     });
     Ok(route)

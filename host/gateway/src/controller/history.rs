@@ -94,6 +94,11 @@ impl Change {
         Self { reason, ..self }
     }
 
+    /// The outcome without the share of a canary.
+    pub(super) fn state(&self) -> &str {
+        self.outcome.split(' ').next().unwrap_or_default()
+    }
+
     /// The name of the plugin that it is about.
     pub fn plugin_name(&self) -> Option<&str> {
         self.subject.strip_prefix("plugin ")

@@ -9,10 +9,10 @@ use super::{
     draft::Draft,
     history, inbox,
     release::{Check, Facts, Source, TrialMode, Version},
-    serving::Serving,
+    serving::{Serving, Shelf},
     verify,
 };
-use crate::config::Digest;
+use crate::{config::Digest, trial::Watched};
 
 /// How far a pushed artefact is to come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -97,7 +97,7 @@ impl Controller {
         release.try_out(name, &digest, mode)?;
         let outcome = super::VersionState::Trial(mode);
         draft.note_version(Change::plugin(Origin::Admin, name, outcome), &digest);
-        self.finish(name, draft)?;
+        self.finish(name, draft, false)?;
         self.status(name)
     }
 
@@ -112,8 +112,8 @@ impl Controller {
         self.status(name)
     }
 
-    /// Ends a trial, or else goes back to the version that served before. `reason` is why, where
-    /// nobody asked for it.
+    /// Ends a trial, or else goes back to the version that served before. With `which`, only what
+    /// takes that version out of service is done. `reason` is why, where nobody asked for it.
     ///
     /// # Errors
     /// [`ControlError`]; nothing has changed then.
@@ -121,18 +121,19 @@ impl Controller {
         &self,
         name: &str,
         origin: Origin,
+        which: Option<&str>,
         reason: Option<String>,
     ) -> Result<PluginStatus, ControlError> {
         let _changing = self.begin();
         self.known(name)?;
         let mut draft = self.draft();
-        let back = draft.release(name).roll_back(name, reason.clone())?;
+        let back = draft.release(name).roll_back(name, which, reason.clone())?;
         let retired = Change::plugin(origin, name, "retired").because(reason);
         draft.note_version(retired, &back.withdrawn);
         if let Some(live) = &back.live {
             draft.note_version(Change::plugin(origin, name, "live"), live);
         }
-        self.finish(name, draft)?;
+        self.finish(name, draft, false)?;
         self.status(name)
     }
 
@@ -238,6 +239,7 @@ impl Controller {
                 live: plugin,
                 previous: None,
                 trial: None,
+                probation: None,
             };
             self.build_with(name, Some(serving)).map(|_| facts)
         });
@@ -295,17 +297,28 @@ impl Controller {
             draft.note_version(Change::plugin(origin, name, "retired"), &before);
         }
         draft.note_version(Change::plugin(origin, name, "live"), digest);
-        self.finish(name, draft)
+        self.finish(name, draft, true)
     }
 
-    /// Loads what `draft` lets `name` serve with, builds the chains, commits and swaps.
-    fn finish(&self, name: &str, draft: Draft) -> Result<(), ControlError> {
+    /// Loads what `draft` lets `name` serve with, builds the chains, commits and swaps. A live
+    /// version that `is_new` is on probation from then on.
+    fn finish(&self, name: &str, draft: Draft, is_new: bool) -> Result<(), ControlError> {
         let old = self.state().serving.get(name).cloned();
+        let ledger = self.metrics.ledger();
+        let shelf = Shelf {
+            runtime: &self.runtime,
+            store: &self.store,
+            ledger,
+        };
         let release = draft.releases.plugins.get(name);
-        let serving = match release {
-            Some(release) => Serving::of(name, release, old.as_ref(), &self.runtime, &self.store)?,
+        let mut serving = match release {
+            Some(release) => Serving::of(name, release, old.as_ref(), &shelf)?,
             None => None,
         };
+        if let (true, Some(serving), Some(old)) = (is_new, &mut serving, &old) {
+            let watched = Watched::new(ledger, old.live.id(), serving.live.id());
+            serving.probation = Some(Arc::new(watched));
+        }
         let table = self.build_with(name, serving.clone())?;
         self.prefill(&table, name);
         self.commit(draft)?;
@@ -337,9 +350,18 @@ impl Controller {
     pub(super) fn commit(&self, mut draft: Draft) -> Result<(), ControlError> {
         draft.forget_old(self.config().plugins.keep_versions);
         self.store.commit(&draft.releases, &draft.changes)?;
+        let releases = &draft.releases.plugins;
+        self.metrics.ledger().keep(|id| {
+            let release = releases.get(&id.name);
+            release.is_some_and(|release| release.version(&id.digest).is_some())
+        });
         let mut state = self.state();
         state.releases = draft.releases;
         for change in draft.changes {
+            if let Some(name) = change.plugin_name() {
+                self.metrics
+                    .transition(name, change.state(), &change.origin.to_string());
+            }
             state.history.add(change.clone());
             // Nobody has to listen.
             let _ = self.events.send(change);

@@ -2,6 +2,12 @@
 
 use serde::Serialize;
 
+use crate::{
+    config::GuardConfig,
+    telemetry::Totals,
+    trial::{Comparison, Tally, Watched},
+};
+
 use super::{
     Change, Check, Controller, Source, State, TrialMode, VersionState,
     release::{Release, Version},
@@ -37,6 +43,46 @@ pub struct PluginStatus {
     pub refused: Option<Refusal>,
     /// All versions, the newest first.
     pub versions: Vec<VersionStatus>,
+    /// The version on trial beside the live one.
+    pub trial: Option<WatchStatus>,
+    /// The live version beside the one that it replaced a short while ago.
+    pub probation: Option<WatchStatus>,
+}
+
+/// Two versions side by side.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WatchStatus {
+    /// The candidate's digest.
+    pub digest: String,
+    /// `shadow`, `canary` or `live`.
+    pub mode: VersionState,
+    /// Requests of a hundred that it answers.
+    pub percent: Option<u8>,
+    /// For how many seconds.
+    pub seconds: u64,
+    /// The version that it is to replace, or has replaced: since then, or before.
+    pub live: Tally,
+    /// The candidate since then.
+    pub candidate: Tally,
+    /// When it is rolled back by itself; `null` where that is off.
+    pub limits: Option<Limits>,
+    /// A shadow's answers beside the live version's.
+    pub shadow: Option<Comparison>,
+}
+
+/// The guard's limits.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Limits {
+    /// Requests before it is judged.
+    pub min_requests: u64,
+    /// Share of requests that may fail.
+    pub max_failure_rate: f64,
+    /// Share of requests that may run out of time.
+    pub max_deadline_rate: f64,
+    /// How many times as long as the other's its 95th percentile may be.
+    pub max_latency_ratio: f64,
+    /// Microseconds that count as nothing.
+    pub min_latency_us: u64,
 }
 
 /// One version of a plugin.
@@ -135,12 +181,41 @@ impl Controller {
     pub fn plugins(&self) -> Vec<PluginStatus> {
         let state = self.state();
         let names = state.releases.plugins.keys();
-        names.filter_map(|name| state.status_of(name)).collect()
+        names
+            .filter_map(|name| self.whole_status(&state, name))
+            .collect()
     }
 
     /// One plugin.
     pub fn plugin(&self, name: &str) -> Option<PluginStatus> {
-        self.state().status_of(name)
+        self.whole_status(&self.state(), name)
+    }
+
+    fn whole_status(&self, state: &State, name: &str) -> Option<PluginStatus> {
+        let status = state.status_of(name)?;
+        let Some(serving) = state.serving.get(name) else {
+            return Some(status);
+        };
+        let (ledger, guard) = (self.metrics.ledger(), &state.config.plugins.guard);
+        let trial = serving.trial.as_ref().map(|trial| {
+            let totals = trial.watched.totals(ledger);
+            let mode = VersionState::Trial(trial.mode);
+            let is_shadow = trial.mode == TrialMode::Shadow;
+            WatchStatus {
+                shadow: is_shadow.then(|| trial.watched.comparison().clone()),
+                ..watch_status(&trial.watched, mode, &totals, guard)
+            }
+        });
+        let probation = serving.probation.as_ref().map(|watched| {
+            let [_, candidate] = watched.totals(ledger);
+            let totals = [watched.before_live().clone(), candidate];
+            watch_status(watched, VersionState::Live, &totals, guard)
+        });
+        Some(PluginStatus {
+            trial,
+            probation,
+            ..status
+        })
     }
 
     /// All routes, in the configuration's order.
@@ -227,6 +302,8 @@ impl State {
                 .iter()
                 .map(|version| version_status(name, release, version))
                 .collect(),
+            trial: None,
+            probation: None,
         })
     }
 }
@@ -253,6 +330,30 @@ fn version_status(name: &str, release: &Release, version: &Version) -> VersionSt
             Check::Failed { reason, .. } => Some(reason.clone()),
             _ => version.withdrawn.clone(),
         },
+    }
+}
+
+fn watch_status(
+    watched: &Watched,
+    mode: VersionState,
+    [live, candidate]: &[Totals; 2],
+    guard: &GuardConfig,
+) -> WatchStatus {
+    WatchStatus {
+        digest: watched.candidate().digest.clone(),
+        mode,
+        percent: percent(mode),
+        seconds: watched.elapsed().as_secs(),
+        live: live.into(),
+        candidate: candidate.into(),
+        limits: guard.enabled.then(|| Limits {
+            min_requests: guard.min_requests,
+            max_failure_rate: guard.max_failure_rate,
+            max_deadline_rate: guard.max_deadline_rate,
+            max_latency_ratio: guard.max_latency_ratio,
+            min_latency_us: u64::try_from(guard.min_latency.as_micros()).unwrap_or(u64::MAX),
+        }),
+        shadow: None,
     }
 }
 

@@ -393,21 +393,31 @@ impl Release {
         Ok(())
     }
 
-    /// Ends the trial if there is one, else goes back to the version that served before. `reason`
-    /// is why, where nobody asked for it.
+    /// Ends the trial if there is one, else goes back to the version that served before. With
+    /// `which`, only what takes that version out of service is done. `reason` is why, where nobody
+    /// asked for it.
     ///
     /// # Errors
-    /// [`MoveError::Nothing`] where nothing served before.
+    /// [`MoveError::Nothing`] where nothing served before, or `which` serves no more.
     pub(super) fn roll_back(
         &mut self,
         name: &str,
+        which: Option<&str>,
         reason: Option<String>,
     ) -> Result<RolledBack, MoveError> {
-        if let Some(trial) = self.trial.take() {
+        let is_meant = |trial: &mut Trial| which.is_none_or(|digest| trial.digest == digest);
+        if let Some(trial) = self.trial.take_if(is_meant) {
             self.withdraw(&trial.digest, reason);
             return Ok(RolledBack {
                 withdrawn: trial.digest,
                 live: None,
+            });
+        }
+        if let Some(digest) = which.filter(|digest| self.live() != Some(digest)) {
+            return Err(MoveError::Nothing {
+                name: name.to_owned(),
+                action: "roll back",
+                advice: format!("{} serves no more", short(digest)),
             });
         }
         let Some(previous) = self.previous().map(str::to_owned) else {
@@ -645,16 +655,18 @@ mod tests {
         let mut release = release("abc");
         release.activate("p", &id('b')).unwrap();
         release.activate("p", &id('c')).unwrap();
-        let back = release.roll_back("p", Some("too slow".to_owned())).unwrap();
+        let back = release
+            .roll_back("p", None, Some("too slow".to_owned()))
+            .unwrap();
         assert_eq!((back.withdrawn, back.live), (id('c'), Some(id('b'))));
         assert_eq!(states(&release), "c:retired b:live a:retired");
         assert_eq!(
             release.version(&id('c')).unwrap().withdrawn.as_deref(),
             Some("too slow")
         );
-        release.roll_back("p", None).unwrap();
+        release.roll_back("p", None, None).unwrap();
         assert_eq!(release.live(), Some(id('a').as_str()));
-        let error = release.roll_back("p", None).unwrap_err();
+        let error = release.roll_back("p", None, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "plugin `p` has no version to go back to: no other version served before the live one"
@@ -671,9 +683,22 @@ mod tests {
         release
             .try_out("p", &id('b'), TrialMode::Canary(50))
             .unwrap();
-        let back = release.roll_back("p", None).unwrap();
+        let back = release.roll_back("p", None, None).unwrap();
         assert_eq!((back.withdrawn, back.live), (id('b'), None));
         assert_eq!(states(&release), "b:retired a:live");
+    }
+
+    #[test]
+    fn what_is_rolled_back_by_its_digest_is_nothing_else() {
+        let mut release = release("abc");
+        release.activate("p", &id('b')).unwrap();
+        release.try_out("p", &id('c'), TrialMode::Shadow).unwrap();
+        let error = release.roll_back("p", Some(&id('a')), None).unwrap_err();
+        assert!(error.to_string().ends_with("serves no more"), "{error}");
+        release.roll_back("p", Some(&id('b')), None).unwrap();
+        assert_eq!(states(&release), "c:shadow b:retired a:live");
+        release.roll_back("p", Some(&id('c')), None).unwrap();
+        assert_eq!(states(&release), "c:retired b:retired a:live");
     }
 
     #[test]

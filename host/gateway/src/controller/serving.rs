@@ -1,5 +1,7 @@
 //! What a plugin's name stands for when chains are built: loaded components.
 
+use std::sync::Arc;
+
 use gapura_plugin_runtime::{Plugin, PluginRuntime};
 
 use super::{
@@ -8,6 +10,7 @@ use super::{
     store::Store,
     verify,
 };
+use crate::{telemetry::Ledger, trial::Watched};
 
 /// The loaded versions of one plugin.
 #[derive(Debug, Clone)]
@@ -16,6 +19,8 @@ pub(super) struct Serving {
     /// What served before, ready to serve again.
     pub(super) previous: Option<Plugin>,
     pub(super) trial: Option<Tried>,
+    /// The live version, for a while after it replaced another.
+    pub(super) probation: Option<Arc<Watched>>,
 }
 
 /// A version that serves beside the live one.
@@ -23,6 +28,15 @@ pub(super) struct Serving {
 pub(super) struct Tried {
     pub(super) plugin: Plugin,
     pub(super) mode: TrialMode,
+    pub(super) watched: Arc<Watched>,
+}
+
+/// Where versions and what they did are had.
+#[derive(Clone, Copy)]
+pub(super) struct Shelf<'a> {
+    pub(super) runtime: &'a PluginRuntime,
+    pub(super) store: &'a Store,
+    pub(super) ledger: &'a Ledger,
 }
 
 impl Serving {
@@ -35,12 +49,11 @@ impl Serving {
         name: &str,
         release: &Release,
         old: Option<&Self>,
-        runtime: &PluginRuntime,
-        store: &Store,
+        shelf: &Shelf<'_>,
     ) -> Result<Option<Self>, ControlError> {
         let load = |digest: &str| match old.and_then(|old| old.version(digest)) {
             Some(plugin) => Ok(plugin.clone()),
-            None => verify::load(runtime, name, &store.get(digest)?),
+            None => verify::load(shelf.runtime, name, &shelf.store.get(digest)?),
         };
         let Some(live) = release.live() else {
             return Ok(None);
@@ -52,15 +65,29 @@ impl Serving {
                 None
             }
         });
+        let live = load(live)?;
         let trial = match release.trial() {
             None => None,
-            Some(trial) => Some(Tried {
-                plugin: load(&trial.digest)?,
-                mode: trial.mode,
-            }),
+            Some(trial) => {
+                let plugin = load(&trial.digest)?;
+                let known = old.and_then(|old| old.trial.as_ref()).filter(|known| {
+                    known.mode == trial.mode && known.watched.is_of(live.id(), plugin.id())
+                });
+                let watched = match known {
+                    Some(known) => Arc::clone(&known.watched),
+                    None => Arc::new(Watched::new(shelf.ledger, live.id(), plugin.id())),
+                };
+                Some(Tried {
+                    plugin,
+                    mode: trial.mode,
+                    watched,
+                })
+            }
         };
+        let probation = old.and_then(|old| old.probation.clone());
         Ok(Some(Self {
-            live: load(live)?,
+            probation: probation.filter(|watched| watched.candidate() == live.id()),
+            live,
             previous,
             trial,
         }))

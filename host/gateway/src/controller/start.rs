@@ -16,7 +16,7 @@ use super::{
     draft::Draft,
     history, inbox,
     release::{Check, Release, Source, Version},
-    serving::Serving,
+    serving::{Serving, Shelf},
     store::{Kept, Store},
     verify,
 };
@@ -81,7 +81,13 @@ impl Controller {
         if let Some(dir) = &config.plugins.dir {
             take_files(&mut draft, dir, &config, &runtime, &store)?;
         }
-        let serving = load(&mut draft, &config, &runtime, &store)?;
+        metrics.ledger().switch(config.plugins.ledger);
+        let shelf = Shelf {
+            runtime: &runtime,
+            store: &store,
+            ledger: metrics.ledger(),
+        };
+        let serving = load(&mut draft, &config, &shelf)?;
         let table = chains::build(&config, None, &serving, None)?;
         draft.forget_old(config.plugins.keep_versions);
         store.commit(&draft.releases, &draft.changes)?;
@@ -201,19 +207,18 @@ fn has_served(release: &Release) -> bool {
 fn load(
     draft: &mut Draft,
     config: &Config,
-    runtime: &PluginRuntime,
-    store: &Store,
+    shelf: &Shelf<'_>,
 ) -> Result<BTreeMap<String, Serving>, ControlError> {
     let mut serving = BTreeMap::new();
     let names: Vec<String> = draft.releases.plugins.keys().cloned().collect();
     for name in names {
         let release = draft.release(&name);
-        let mut loaded = Serving::of(&name, release, None, runtime, store);
+        let mut loaded = Serving::of(&name, release, None, shelf);
         if let (Err(error), Some(trial)) = (&loaded, release.trial().cloned()) {
             let reason = Some(error.to_string());
             let release = draft.release(&name);
-            release.roll_back(&name, reason.clone())?;
-            loaded = Serving::of(&name, release, None, runtime, store);
+            release.roll_back(&name, Some(&trial.digest), reason.clone())?;
+            loaded = Serving::of(&name, release, None, shelf);
             let change = Change::plugin(Origin::Guard, &name, "retired").because(reason);
             draft.note_version(change, &trial.digest);
         }

@@ -41,6 +41,7 @@ pub(super) struct Reply {
 pub(super) async fn judge(
     lender: &Lender<'_>,
     mut route: Arc<Route>,
+    sticky_key: &str,
     mut chat: Chat,
     is_rendered: bool,
     record: &mut RequestRecord,
@@ -96,7 +97,7 @@ pub(super) async fn judge(
                         "plugin_reroute",
                     ));
                 };
-                (route, chat) = (next, left);
+                (route, chat) = (Arc::clone(next.version_for(sticky_key)), left);
             }
         }
     }

@@ -10,6 +10,7 @@ use gapura_plugin_runtime::{
 use crate::pipeline::call::Deadline;
 use crate::pipeline::observation::Reporter;
 use crate::pipeline::question::Questions;
+use crate::pipeline::shadow::Shadow;
 use crate::pipeline::trace::Trace;
 use crate::recording::{Keep, Recorder};
 use crate::routing::Route;
@@ -32,8 +33,8 @@ impl Lender<'_> {
     /// Counts what the plugins of `route` cost the request; `None` where nobody wants to know.
     pub(super) fn tally(&self, route: &Route, record: &mut RequestRecord) -> Option<Arc<Tally>> {
         let ledger = self.state.metrics.ledger();
-        let is_taken_down = route.record.is_some() || self.trace.is_some();
-        if !ledger.is_on() && !record.is_timed() && !is_taken_down {
+        let is_recorded = route.record.is_some() || route.shadow().is_some();
+        if !ledger.is_on() && !record.is_timed() && !is_recorded && self.trace.is_none() {
             return None;
         }
         let tally = ledger.tally(route.accounts(ledger));
@@ -57,9 +58,16 @@ impl Lender<'_> {
             records: route
                 .record
                 .map(|bounds| (Arc::clone(&self.state.records), bounds)),
+            shadow: route.shadow().map(|trial| Shadow {
+                shadows: Arc::clone(&self.state.shadows),
+                route: Arc::clone(&trial.route),
+                watched: Arc::clone(&trial.watched),
+                ledger: Arc::clone(self.state.metrics.ledger()),
+                _under_way: self.state.under_way(),
+            }),
             trace: self.trace.clone(),
         };
-        let is_kept = keep.records.is_some() || keep.trace.is_some();
+        let is_kept = keep.records.is_some() || keep.shadow.is_some() || keep.trace.is_some();
         let tallied = tally.clone().filter(|_| is_kept);
         let recorder =
             tallied.map(|tally| Arc::new(Recorder::new(keep, route, chat, is_rendered, tally)));

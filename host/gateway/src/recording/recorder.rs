@@ -12,7 +12,7 @@ use gapura_plugin_runtime::{
 use super::record::{self, Bytes, Cost, Outcome, Record};
 use super::store::Records;
 use crate::config::RecordConfig;
-use crate::pipeline::{Step, Trace};
+use crate::pipeline::{Shadow, Step, Trace};
 use crate::routing::Route;
 use crate::telemetry::ledger::Tally;
 
@@ -29,8 +29,10 @@ pub(crate) struct Recorder {
 /// Who gets what is taken down.
 #[derive(Default)]
 pub(crate) struct Keep {
-    /// Those of the route, within these bounds, once it is whole.
+    /// Those of the route, within these bounds.
     pub(crate) records: Option<(Arc<Records>, RecordConfig)>,
+    /// A version on trial.
+    pub(crate) shadow: Option<Shadow>,
     /// Whoever wants the request explained, as it happens.
     pub(crate) trace: Option<Arc<Trace>>,
 }
@@ -260,6 +262,9 @@ impl Drop for Recorder {
         });
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.record.outcome.costs = costs.collect();
+        if let Some(shadow) = self.keep.shadow.take() {
+            shadow.see(state.record.clone());
+        }
         if let Some((records, bounds)) = &self.keep.records {
             if bounds.redact {
                 state.record.redact();

@@ -199,7 +199,7 @@ async fn move_plugin(
                                let a certain one serve, activate it";
             return Err(ApiError::invalid("digest", message));
         }
-        "rollback" => Box::new(move || controller.roll_back(&name, Origin::Admin, None)),
+        "rollback" => Box::new(move || controller.roll_back(&name, Origin::Admin, None, None)),
         _ => return Err(unknown_path().await),
     };
     Ok(Json(blocking(done).await?))

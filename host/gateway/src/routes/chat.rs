@@ -59,7 +59,10 @@ async fn begin(
     let salt = request.options.cache_salt.as_deref();
     request.options.cache_salt = target.caller.cache_salt(salt);
     let model: Arc<LoadedModel> = state.ready_model()?;
+    let user = request.extra.get("user").and_then(Value::as_str);
+    let sticky_key = target.sticky_key(user);
     let route = target.route(&state.routes.load(), request.model.as_deref())?;
+    let route = Arc::clone(route.version_for(&sticky_key));
     record.asked_by(
         target.caller.tenant.as_deref(),
         request.delivery.is_stream(),
@@ -84,6 +87,7 @@ async fn begin(
             extra: Value::Object(request.extra).to_string(),
         },
         route,
+        sticky_key,
         prompt: PromptSource::Template,
         options: request.options,
         deadline,

@@ -56,7 +56,10 @@ async fn begin(
     let salt = request.options.cache_salt.as_deref();
     request.options.cache_salt = target.caller.cache_salt(salt);
     let model = state.ready_model()?;
+    let user = request.extra.get("user").and_then(Value::as_str);
+    let sticky_key = target.sticky_key(user);
     let route = target.route(&state.routes.load(), request.model.as_deref())?;
+    let route = Arc::clone(route.version_for(&sticky_key));
     let default = route.sampling.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let default = default.min(route.limits.max_tokens.unwrap_or(u32::MAX));
     request.sampling.max_tokens.get_or_insert(default);
@@ -81,6 +84,7 @@ async fn begin(
         let options = request.options.clone();
         let call = Call {
             route: Arc::clone(&route),
+            sticky_key: sticky_key.clone(),
             chat,
             prompt,
             options,

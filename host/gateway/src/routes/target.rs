@@ -15,6 +15,11 @@ use crate::state::AppState;
 /// Asks for `Server-Timing`.
 const X_GAPURA_TIMING: HeaderName = HeaderName::from_static("x-gapura-timing");
 
+/// What the client's version of a route is chosen by, while one is a canary.
+const X_GAPURA_STICKY: HeaderName = HeaderName::from_static("x-gapura-sticky");
+/// Longest value of it.
+const MAX_STICKY_BYTES: usize = 256;
+
 /// What the path and the headers say of a request.
 pub(crate) struct Target {
     /// The route in the path, where the request came in by `/routes/{route}/v1`.
@@ -23,6 +28,8 @@ pub(crate) struct Target {
     pub(crate) caller: Arc<Caller>,
     /// The value of `x-request-id`.
     pub(crate) request_id: String,
+    /// What the client wants its version of a route chosen by.
+    sticky: Option<String>,
     /// Whether the answer is to say where the time went.
     pub(crate) is_timed: bool,
 }
@@ -49,6 +56,7 @@ impl FromRequestParts<Arc<AppState>> for Target {
                 route,
                 caller,
                 request_id,
+                sticky: sticky(&parts.headers)?,
                 is_timed,
             }),
             // Both are set by layers around every route that extracts a target.
@@ -80,6 +88,20 @@ impl Target {
         Ok(Arc::clone(route))
     }
 
+    /// What decides which version of a route answers while one is a canary: the header
+    /// `x-gapura-sticky`, else the caller's key together with the request's `user`, as far as there
+    /// are any, and else the request alone.
+    pub(crate) fn sticky_key(&self, user: Option<&str>) -> String {
+        match (&self.sticky, self.caller.tenant.as_deref(), user) {
+            (Some(sticky), ..) => sticky.clone(),
+            (None, None, None) => self.request_id.clone(),
+            (None, tenant, user) => {
+                let (tenant, user) = (tenant.unwrap_or_default(), user.unwrap_or_default());
+                format!("{tenant}\n{user}")
+            }
+        }
+    }
+
     /// The route in the path, if there is one in it.
     ///
     /// # Errors
@@ -98,6 +120,23 @@ impl Target {
         table.by_name(name).ok_or_else(|| {
             ApiError::not_found(format!("there is no route `{name}`")).with_code("route_not_found")
         })
+    }
+}
+
+/// # Errors
+/// 400 for a value that is no text, or too long.
+fn sticky(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get(X_GAPURA_STICKY) else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Ok(text) if text.len() <= MAX_STICKY_BYTES => Ok(Some(text.to_owned())),
+        _ => Err(ApiError::invalid(
+            "x-gapura-sticky",
+            format!(
+                "the header x-gapura-sticky must be visible ASCII, at most {MAX_STICKY_BYTES} bytes"
+            ),
+        )),
     }
 }
 

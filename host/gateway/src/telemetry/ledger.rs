@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gapura_plugin_runtime::{Chain, PluginId};
 
 pub(crate) use account::{Account, AccountStatus, Asked};
+#[cfg(test)]
+pub(crate) use histogram::Histogram;
 pub use histogram::Snapshot;
 pub(super) use series::Series;
 pub(crate) use tally::Tally;

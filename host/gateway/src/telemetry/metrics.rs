@@ -43,6 +43,7 @@ pub struct Metrics {
     pub(super) values: Values,
     observations_dropped: IntCounter,
     swaps: IntCounterVec,
+    transitions: IntCounterVec,
     reloads: IntCounterVec,
     http_requests: IntCounterVec,
 }
@@ -153,6 +154,11 @@ impl Metrics {
             values: Values::new(&registry),
             observations_dropped: counter(&registry, names::OBSERVATIONS_DROPPED),
             swaps: counters(&registry, names::SWAPS, &["plugin", "outcome"]),
+            transitions: counters(
+                &registry,
+                names::TRANSITIONS,
+                &["plugin", "state", "origin"],
+            ),
             reloads: counters(&registry, names::RELOADS, &["outcome"]),
             http_requests: counters(
                 &registry,
@@ -227,6 +233,13 @@ impl Metrics {
     /// A plugin changed, or was refused.
     pub fn swap(&self, plugin: &str, outcome: &str) {
         self.swaps.with_label_values(&[plugin, outcome]).inc();
+    }
+
+    /// A version of a plugin has come to `state`, by the doing of `origin`.
+    pub fn transition(&self, plugin: &str, state: &str, origin: &str) {
+        self.transitions
+            .with_label_values(&[plugin, state, origin])
+            .inc();
     }
 
     /// The configuration was read again.

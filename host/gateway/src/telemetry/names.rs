@@ -100,6 +100,8 @@ names! {
         "Ends of answers that observers did not hear of: too many were waiting.";
     SWAPS = "gapura_plugin_swaps_total",
         "Changes of plugins, by plugin and outcome.";
+    TRANSITIONS = "gapura_plugin_transitions_total",
+        "Versions of plugins that came to a state, by plugin, state and origin; origin `guard` is a rollback by itself.";
     RELOADS = "gapura_config_reloads_total",
         "Configuration reloads, by outcome.";
     HTTP_REQUESTS = "http_requests_total",

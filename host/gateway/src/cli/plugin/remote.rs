@@ -15,7 +15,7 @@ use ureq::{
     http::{Response, StatusCode},
 };
 
-use super::ledger;
+use super::{ledger, trial};
 use crate::config::{Digest, Secret};
 
 /// A component may take this long to compile on a busy machine.
@@ -249,9 +249,15 @@ impl StatusArgs {
         let mut out = io::stdout().lock();
         if let Some(name) = &self.name {
             let status = self.server.get(&format!("/admin/v1/plugins/{name}"))?;
-            match self.json {
-                true => writeln!(out, "{status:#}")?,
-                false => writeln!(out, "{}", version_table(&status))?,
+            if self.json {
+                writeln!(out, "{status:#}")?;
+                return Ok(());
+            }
+            writeln!(out, "{}", version_table(&status))?;
+            for watch in [&status["trial"], &status["probation"]] {
+                if watch.is_object() {
+                    trial::print(&mut out, watch)?;
+                }
             }
             return Ok(());
         }
@@ -403,7 +409,7 @@ fn version_table(status: &Value) -> Table {
 }
 
 /// The state, with the share of a canary.
-fn state(version: &Value) -> String {
+pub(super) fn state(version: &Value) -> String {
     match version["percent"].as_u64() {
         Some(percent) => format!("{} {percent} %", text(version, "state")),
         None => text(version, "state").to_owned(),

@@ -62,7 +62,10 @@ pub(super) async fn explain(
     let deadline = Deadline::after(state.server.request_timeout);
     let route = version_of(&admin, &name, version)?;
     let body = read_body(request, &state.server).await?;
-    let request = bounded(ChatRequest::parse(&body, state.server.max_messages)?, &route)?;
+    let request = bounded(
+        ChatRequest::parse(&body, state.server.max_messages)?,
+        &route,
+    )?;
     let model = state.ready_model()?;
 
     let mut record = state.record("explain", &request_id);
@@ -124,7 +127,7 @@ fn call(
 ) -> Call {
     Call {
         chat: Chat {
-            request_id,
+            request_id: request_id.clone(),
             route: route.name.clone(),
             model: request.model.unwrap_or_else(|| route.name.clone()),
             tenant: None,
@@ -134,6 +137,7 @@ fn call(
             extra: Value::Object(request.extra).to_string(),
         },
         route,
+        sticky_key: request_id,
         prompt: PromptSource::Template,
         options: request.options,
         deadline,

@@ -17,7 +17,7 @@ export function table(caption, heads, rows) {
     ? el("td", { class: "number" }, number(value))
     : el("td", {}, value ?? "");
   const head = el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)));
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+  return el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption },
     el("table", {}, el("thead", {}, head),
       el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map(cell))))));
 }
