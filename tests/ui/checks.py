@@ -122,7 +122,7 @@ def a_version_is_pushed_tried_activated_and_rolled_back(page: Page):
     expect(page.version("voice", new)).to_contain_text("canary 60 %")
     page.server.traffic(20)
     trial = page.plugin("voice").locator("[data-trial]")
-    requests = trial.get_by_role("row").filter(has_text="Requests").get_by_role("cell")
+    requests = trial.get_by_role("row").filter(has_text="judged from 10 on").get_by_role("cell")
     expect(requests.nth(1)).to_have_text(re.compile("[1-9]"))
     expect(requests.nth(2)).to_have_text(re.compile("[1-9]"))
     both = [int(requests.nth(column).inner_text()) for column in (1, 2)]
@@ -136,6 +136,7 @@ def a_version_is_pushed_tried_activated_and_rolled_back(page: Page):
     assert digits(new) in asked and digits(live) in asked and "sari" in asked, asked
     expect(page.version("voice", new)).to_contain_text("live")
     expect(page.version("voice", live)).to_contain_text("retired")
+    expect(trial).to_contain_text(f"New: voice@0.1.0+{digits(new)}")
     page.plugin("voice").get_by_role("button", name="Roll back").click()
     asked = page.confirm("Roll back")
     assert digits(new) in asked and digits(live) in asked, asked

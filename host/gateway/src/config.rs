@@ -8,6 +8,7 @@ mod error;
 pub mod file;
 mod location;
 mod overrides;
+mod provenance;
 mod resolve;
 
 use std::{
@@ -24,6 +25,8 @@ pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use file::{Device, Dtype, FailurePolicyName, GrantName, LogFormat, Quantize, SamplingSection};
 pub use overrides::Overrides;
+
+use crate::signing::TrustedKeys;
 
 /// The commented default configuration, as `gapura check --print-default` writes it.
 pub const DEFAULT_TOML: &str = include_str!("config/default.toml");
@@ -210,6 +213,8 @@ pub struct PluginsConfig {
     pub ledger: bool,
     /// When a version is rolled back by itself.
     pub guard: GuardConfig,
+    /// Whose signatures count, where a route asks for them.
+    pub trusted_keys: TrustedKeys,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimits,
 }
@@ -274,6 +279,9 @@ pub struct RouteConfig {
     pub default: bool,
     /// The bindings, in order.
     pub plugins: Vec<BindingConfig>,
+    /// One of these keys must have signed each plugin that is not the binary's own; `None` asks for
+    /// nothing.
+    pub signers: Option<TrustedKeys>,
     /// What requests leave open.
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
@@ -301,6 +309,8 @@ pub struct BindingConfig {
     /// The configuration says `template`: `plugin` is the built-in one of the model's
     /// architecture, once that is known.
     pub is_template: bool,
+    /// The components that may be bound; empty for any.
+    pub digests: Vec<Digest>,
     /// What its `config` import returns, as a JSON object.
     pub settings: serde_json::Value,
     /// The imports that it gets beside `config`.

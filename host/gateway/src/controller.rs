@@ -11,6 +11,7 @@ mod guard;
 mod history;
 mod inbox;
 mod moves;
+mod provenance;
 mod registry;
 mod release;
 mod reload;
@@ -117,9 +118,9 @@ impl Controller {
     /// [`ControlError`] if that template does not fit; the routes stay as they are.
     pub fn model_known(&self, model: &ModelInfo) -> Result<(), ControlError> {
         let _changing = self.begin();
-        let (config, serving) = self.inputs();
+        let (config, serving, releases) = self.inputs();
         let config = Arc::new(chains::fit_template(&config, &model.architecture));
-        let table = chains::build(&config, Some(model), &serving, None)?;
+        let table = chains::build(&config, Some(model), &serving, &releases, None)?;
         let mut state = self.state();
         state.config = config;
         state.model = Some(model.clone());
@@ -181,9 +182,10 @@ impl Controller {
         self.metrics.plugins_serving(serving);
     }
 
-    fn inputs(&self) -> (Arc<Config>, BTreeMap<String, Serving>) {
+    fn inputs(&self) -> (Arc<Config>, BTreeMap<String, Serving>, Releases) {
         let state = self.state();
-        (Arc::clone(&state.config), state.serving.clone())
+        let (serving, releases) = (state.serving.clone(), state.releases.clone());
+        (Arc::clone(&state.config), serving, releases)
     }
 
     /// A panic in an earlier change has left the tables whole: each is replaced at once.

@@ -17,6 +17,7 @@ pub mod routes;
 pub mod routing;
 pub mod serve;
 pub mod server;
+pub mod signing;
 pub mod state;
 pub mod telemetry;
 pub mod trial;

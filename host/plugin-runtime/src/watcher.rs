@@ -1,5 +1,5 @@
-//! Watches a directory of plugins: `name.wasm` is the plugin `name`. Tells of each finished file
-//! once; what is made of it is up to the caller.
+//! Watches a directory of plugins: `name.wasm` is the plugin `name`, `name.wasm.sig` its signature.
+//! Tells of each finished file once; what is made of it is up to the caller.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -51,8 +51,8 @@ pub struct PluginWatcher {
 
 impl PluginWatcher {
     /// Watches `directory` (not its subdirectories). `changed` hears the name and path of every
-    /// `*.wasm` file that is written or renamed into it from now on, once per finished write, on a
-    /// thread of the watcher. Hidden files, empty files and files still being written are passed
+    /// `*.wasm` file that is written or renamed into it from now on, itself or the signature beside
+    /// it, once per finished write, on a thread of the watcher. Hidden files, empty files and files still being written are passed
     /// over; a removed file changes nothing.
     ///
     /// # Errors
@@ -129,9 +129,24 @@ fn watch(events: &Receiver<Event>, mut seen: Seen, mut changed: impl FnMut(&str,
 #[derive(Default)]
 struct Seen {
     directory: PathBuf,
-    files: HashMap<PathBuf, Print>,
+    files: HashMap<PathBuf, Prints>,
     /// Files that are being written, where the system tells when they are closed.
     writing: HashSet<PathBuf>,
+}
+
+/// A plugin's file, and its signature where there is one.
+#[derive(Clone)]
+struct Prints {
+    component: Print,
+    signature: Option<Print>,
+}
+
+impl Prints {
+    /// A signature that was removed changes nothing.
+    fn differ(&self, known: &Self) -> bool {
+        let is_signed_anew = self.signature.is_some() && self.signature != known.signature;
+        self.component != known.component || is_signed_anew
+    }
 }
 
 /// What tells one content of a path from the next.
@@ -175,16 +190,23 @@ impl Seen {
             let Some(name) = plugin_name(&path) else {
                 continue;
             };
-            let Some(print) = print(&path) else { continue };
+            let signature = path.with_added_extension("sig");
+            let Some(component) = print(&path) else {
+                continue;
+            };
+            let prints = Prints {
+                component,
+                signature: print(&signature),
+            };
             let known = self.files.get(&path);
-            if self.writing.contains(&path) {
+            if self.writing.contains(&path) || self.writing.contains(&signature) {
                 files.extend(known.map(|known| (path.clone(), known.clone())));
                 continue;
             }
-            if known != Some(&print) {
+            if known.is_none_or(|known| prints.differ(known)) {
                 changed.push((name.to_owned(), path.clone()));
             }
-            files.insert(path, print);
+            files.insert(path, prints);
         }
         self.files = files;
         changed.sort();

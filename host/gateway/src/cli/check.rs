@@ -53,12 +53,20 @@ impl CheckArgs {
         for route in controller.route_statuses() {
             let mark = if route.default { " (default)" } else { "" };
             writeln!(out, "route {}{mark}: {}", route.name, route.chain)?;
+            if let Some(signers) = &route.signers {
+                writeln!(out, "  plugins must be signed by {}", signers.join(" or "))?;
+            }
             for binding in &route.plugins {
                 let needed = match binding.grants_needed.as_slice() {
                     [] => "none".to_owned(),
                     needed => needed.join(", "),
                 };
-                writeln!(out, "  {}: grants needed: {needed}", binding.plugin)?;
+                write!(out, "  {}: grants needed: {needed}", binding.plugin)?;
+                if let Some(signer) = &binding.signed_by {
+                    write!(out, "; signed by {signer}")?;
+                }
+                let pinned = if binding.is_pinned { "; pinned" } else { "" };
+                writeln!(out, "{pinned}")?;
             }
         }
         for plugin in controller.plugins() {

@@ -1,22 +1,28 @@
 //! `gapura key`: secrets that are shown once and kept as hashes.
 
-use std::io::{self, Write as _};
+use std::{
+    fs::OpenOptions,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
 
+use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 use rand::RngCore as _;
 
-use crate::config::Digest;
+use crate::{config::Digest, signing::SigningKey};
 
-/// Makes API keys and administration tokens.
+/// Makes API keys, administration tokens and keys that sign plugins.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// Make a key: the key for the caller, the hash for the configuration.
     #[command(after_help = "Examples:
   gapura key new --name team-a
   gapura key new --name team-a --route support --route chat
-  gapura key new --admin")]
+  gapura key new --admin
+  gapura key new --signing release.key --name release")]
     New {
-        /// What logs, metrics and plugins call the caller.
+        /// What logs, metrics and plugins call the caller, or `require_signature` the key.
         #[arg(long, default_value = "default")]
         name: String,
         /// A route that the key opens; repeat it for more. Default: all.
@@ -25,6 +31,10 @@ pub(crate) enum KeyCommand {
         /// A token for the administration API instead.
         #[arg(long, conflicts_with_all = ["name", "routes"])]
         admin: bool,
+        /// A pair that signs plugins instead: the private key goes into this new file, the public
+        /// one is for the configuration.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["admin", "routes"])]
+        signing: Option<PathBuf>,
     },
 }
 
@@ -35,7 +45,11 @@ impl KeyCommand {
             name,
             routes,
             admin,
+            signing,
         } = self;
+        if let Some(file) = signing {
+            return new_signing_key(&file, name);
+        }
         let key = new_secret(if admin { "gapura-admin-" } else { "sk-gapura-" });
         let digest = Digest::of(key.as_bytes());
         let mut out = io::stdout().lock();
@@ -58,6 +72,37 @@ impl KeyCommand {
         }
         Ok(())
     }
+}
+
+fn new_signing_key(file: &Path, name: String) -> anyhow::Result<()> {
+    let key = SigningKey::generate().context("no random numbers to make a key of")?;
+    let mut options = OpenOptions::new();
+    // Never over what is there: a key that is gone cannot be had again.
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(file).and_then(|mut file| {
+        file.write_all(key.to_pem().as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            anyhow!(
+                "{} is there already; a key is never overwritten",
+                file.display()
+            )
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot write {}", file.display())),
+    })?;
+    writeln!(
+        io::stdout(),
+        "{} has the private key; keep it secret\n\n[[plugins.trusted_keys]]\nname = {}\n\
+         public_key = \"{}\"",
+        file.display(),
+        toml::Value::String(name),
+        key.public()
+    )?;
+    Ok(())
 }
 
 /// 192 random bits in hexadecimal digits behind `prefix`.

@@ -9,6 +9,7 @@ mod records;
 mod remote;
 mod replay;
 mod scaffold;
+mod sign;
 mod test;
 mod trial;
 
@@ -120,9 +121,16 @@ Both versions run on the production runtime, with what clock, random numbers, to
 model said at the time. Ends with 0 where verdict, prompt and answer are the same, 1 where they are
 not, 2 where that cannot be found out. The cost is shown and not compared.")]
     Replay(replay::ReplayArgs),
-    /// Show what a component is: stages, imports, version, digest, size.
+    /// Sign a component, for routes that bind only what is signed.
+    #[command(after_help = "Examples:
+  gapura key new --signing release.key --name release
+  gapura plugin sign persona.wasm --key release.key
+  gapura plugin push persona persona.wasm            # sends persona.wasm.sig along")]
+    Sign(sign::SignArgs),
+    /// Show what a component is: stages, imports, version, digest, size, signature.
     #[command(after_help = "Examples:
   gapura plugin inspect persona.wasm
+  gapura plugin inspect persona.wasm --trust ed25519:…    # fails unless this key has signed it
   gapura plugin inspect persona.wasm --json")]
     Inspect(inspect::InspectArgs),
 }
@@ -145,6 +153,7 @@ impl PluginCommand {
             Self::History(args) => args.run(),
             Self::Status(args) => args.run(),
             Self::Records(args) => args.run(),
+            Self::Sign(args) => args.run(),
             Self::Inspect(args) => args.run(),
         }?;
         Ok(ExitCode::SUCCESS)

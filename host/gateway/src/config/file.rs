@@ -371,6 +371,8 @@ pub struct PluginsSection {
     pub ledger: bool,
     /// When a version that does badly is rolled back by itself.
     pub guard: GuardSection,
+    /// Whose signatures count, where a route asks for them. Default none.
+    pub trusted_keys: Vec<TrustedKeySection>,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimitsSection,
 }
@@ -385,6 +387,7 @@ impl Default for PluginsSection {
             cache_dir: None,
             ledger: true,
             guard: GuardSection::default(),
+            trusted_keys: Vec::new(),
             limits: PluginLimitsSection::default(),
         }
     }
@@ -427,6 +430,16 @@ impl Default for GuardSection {
     }
 }
 
+/// `[[plugins.trusted_keys]]`: a key whose signatures count.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustedKeySection {
+    /// What `require_signature` and messages call it.
+    pub name: String,
+    /// `ed25519:` and base64, as `gapura key new --signing` prints it.
+    pub public_key: String,
+}
+
 /// `[plugins.limits]`, `limits` of a binding: what one plugin instance may use.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -464,6 +477,11 @@ pub struct RouteSection {
     /// The plugins, in order. Exactly one of them renders.
     #[serde(default)]
     pub plugins: Vec<BindingSection>,
+    /// Bind only plugins that a trusted key has signed: `true` for any of
+    /// `[[plugins.trusted_keys]]`, or a list of their names. The binary's own plugins need no
+    /// signature. Default false.
+    #[serde(default)]
+    pub require_signature: RequireSignature,
     /// What requests of this route leave open; goes before `[sampling]`.
     #[serde(default)]
     pub sampling: SamplingSection,
@@ -497,6 +515,48 @@ impl Default for RecordSection {
     }
 }
 
+/// `require_signature` of a route.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(
+    untagged,
+    expecting = "`require_signature` is true, false, or a list of names of trusted keys"
+)]
+pub enum RequireSignature {
+    /// By any trusted key, or by none at all.
+    Any(bool),
+    /// By one of these keys.
+    By(Vec<String>),
+}
+
+impl Default for RequireSignature {
+    fn default() -> Self {
+        Self::Any(false)
+    }
+}
+
+/// `digest` of a binding.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(
+    untagged,
+    expecting = "`digest` is `sha256:…`, as `gapura plugin inspect` shows it, or a list of those"
+)]
+pub enum DigestPin {
+    /// This component and no other.
+    One(String),
+    /// One of these components.
+    OneOf(Vec<String>),
+}
+
+impl DigestPin {
+    /// Each of them.
+    pub(super) fn digests(&self) -> &[String] {
+        match self {
+            Self::One(digest) => std::slice::from_ref(digest),
+            Self::OneOf(digests) => digests,
+        }
+    }
+}
+
 /// `[[routes.plugins]]`: one plugin of a route.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -504,6 +564,9 @@ pub struct BindingSection {
     /// The plugin's name: that of its file in `[plugins] dir`, a built-in one, or `template`
     /// for the built-in one that suits the model.
     pub plugin: String,
+    /// Bind this component only: its `sha256:…`, or a list of those that may serve. Default any.
+    #[serde(default)]
+    pub digest: Option<DigestPin>,
     /// What the plugin's `config` import returns, as a JSON object. Default `{}`.
     #[serde(default)]
     pub settings: toml::Table,

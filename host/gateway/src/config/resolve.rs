@@ -20,8 +20,9 @@ use super::{
         RouteSection, ServerSection,
     },
     location::Document,
+    provenance,
 };
-use crate::builtin;
+use crate::{builtin, signing::TrustedKeys};
 
 /// Why there is no float16.
 const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
@@ -45,6 +46,7 @@ pub(super) fn check_tree(tree: &ConfigFile, document: &Document<'_>) -> Result<(
         return Err(document.invalid("engine.max_slowdown", message));
     }
     check_sampling(&tree.sampling, "sampling", document)?;
+    provenance::check(tree, document)?;
     let mut names: HashMap<&str, &str> = HashMap::new();
     for (index, route) in tree.routes.iter().enumerate() {
         let key = format!("routes.{index}");
@@ -257,10 +259,11 @@ pub(super) fn resolve(
         .unwrap_or(Path::new(""));
     let sampling = sampling_defaults(&tree.sampling, BASE_SAMPLING);
     let limits = plugin_limits(&tree.plugins.limits, BASE_LIMITS);
+    let trusted_keys = provenance::trusted_keys(&tree.plugins.trusted_keys);
     let mut routes: Vec<RouteConfig> = tree
         .routes
         .iter()
-        .map(|route| resolve_route(route, sampling, limits))
+        .map(|route| resolve_route(route, &trusted_keys, sampling, limits))
         .collect();
     match routes.first_mut() {
         None => routes.push(built_in_route(sampling, limits)),
@@ -352,6 +355,7 @@ pub(super) fn resolve(
                 || user_cache_dir().join("gapura/plugins"),
                 |dir| folder.join(dir),
             ),
+            trusted_keys,
             limits,
         },
         routes,
@@ -464,6 +468,7 @@ fn question_limits(section: &QuestionsSection) -> QuestionLimits {
 
 fn resolve_route(
     route: &RouteSection,
+    trusted_keys: &TrustedKeys,
     sampling: SamplingDefaults,
     limits: PluginLimits,
 ) -> RouteConfig {
@@ -476,6 +481,7 @@ fn resolve_route(
             .iter()
             .map(|binding| resolve_binding(binding, limits))
             .collect(),
+        signers: provenance::signers(&route.require_signature, trusted_keys),
         sampling: sampling_defaults(&route.sampling, sampling),
         limits: SamplingLimits {
             max_tokens: route.limits.max_tokens,
@@ -500,6 +506,7 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
     BindingConfig {
         plugin: plugin.to_owned(),
         is_template,
+        digests: provenance::digests(binding.digest.as_ref()),
         settings: serde_json::to_value(&binding.settings)
             .expect("check_tree has turned every settings table into JSON"),
         grants: binding.grants.clone(),
@@ -515,6 +522,7 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
 fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConfig {
     let template = BindingSection {
         plugin: builtin::TEMPLATE.to_owned(),
+        digest: None,
         settings: toml::Table::new(),
         grants: vec![GrantName::Log],
         reuse: None,
@@ -528,6 +536,7 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         aliases: Vec::new(),
         default: true,
         plugins: vec![resolve_binding(&template, limits)],
+        signers: None,
         sampling,
         limits: SamplingLimits::default(),
         record: None,

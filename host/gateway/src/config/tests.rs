@@ -63,6 +63,56 @@ fn routes_and_keys_must_fit_together() {
 }
 
 #[test]
+fn trusted_keys_and_what_asks_for_them_must_fit_together() {
+    let one = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+    let key = format!("[[plugins.trusted_keys]]\nname = 'release'\npublic_key = '{one}'\n");
+    let asks = |asked: &str| message(&format!("{key}{ROUTE}require_signature = {asked}\n"));
+    insta::assert_snapshot!(message(&format!("{ROUTE}require_signature = true\n")), @"gapura.toml:4:21: no signature could count without [[plugins.trusted_keys]]");
+    insta::assert_snapshot!(asks("['relaese']"), @"gapura.toml:7:21: there is no key `relaese` in [[plugins.trusted_keys]], did you mean `release`?");
+    insta::assert_snapshot!(asks("[]"), @"gapura.toml:7:21: the list is empty, so that no signature could count; say `false` to ask for none");
+    insta::assert_snapshot!(asks("'release'"), @"gapura.toml:7:21: `require_signature` is true, false, or a list of names of trusted keys");
+    insta::assert_snapshot!(message(&format!("{key}{key}")), @"gapura.toml:5:8: two trusted keys have the name `release`");
+    insta::assert_snapshot!(message(&format!("{key}{}", key.replace("'release'", "'other'"))), @"gapura.toml:6:14: `other` is the same key as `release`");
+    insta::assert_snapshot!(message(&key.replace("'release'", "'a b'")), @"gapura.toml:2:8: key name `a b` must be 1 to 64 letters, digits, `-`, `_` or `.`");
+    insta::assert_snapshot!(message(&key.replace("ed25519:11", "ed25519:1")), @"gapura.toml:3:14: key `release`: this is not a public key, which is `ed25519:` and 44 characters of base64; `gapura key new --signing FILE` prints one");
+    insta::assert_snapshot!(message("[[plugins.trusted_keys]]\nname = 'zero'\npublic_key = 'ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='\n"), @"gapura.toml:3:14: key `zero`: this public key is one of the few that fit signatures of anybody");
+    insta::assert_snapshot!(message("[[plugins.trusted_keys]]\nname = 'mine'\npublic_key = '-----BEGIN PRIVATE KEY-----'\n"), @"gapura.toml:3:14: key `mine`: this is a private key, and only the public one belongs here; what others can read by now needs to be replaced");
+
+    let parsed = |asked: &str| {
+        let other = key.replace("'release'", "'other'").replace(one, OTHER);
+        let toml = format!("{key}{other}{ROUTE}require_signature = {asked}\n");
+        let signers = parse(&toml).unwrap().routes[0].signers.clone();
+        signers.map(|signers| signers.to_string())
+    };
+    const OTHER: &str = "ed25519:PutThePublicKeyOfYourTeamHere/EXAMPLEEXAMPA=";
+    assert_eq!(parsed("false"), None);
+    assert_eq!(parsed("true").as_deref(), Some("release or other"));
+    assert_eq!(parsed("['other']").as_deref(), Some("other"));
+}
+
+#[test]
+fn a_digest_pin_is_one_or_several_digests() {
+    let pin = |plugin: &str, digest: &str| {
+        format!(
+            "[[routes]]\nname = 'a'\nplugins = [{{ plugin = '{plugin}', digest = {digest} }}]\n"
+        )
+    };
+    let (one, other) = (Digest::of(b"1"), Digest::of(b"2"));
+    let pinned = |digest: &str| {
+        let config = parse(&pin("chatml", digest)).unwrap();
+        config.routes[0].plugins[0].digests.clone()
+    };
+    assert_eq!(pinned(&format!("'{one}'")), [one]);
+    assert_eq!(pinned(&format!("'{}'", one.to_hex().to_uppercase())), [one]);
+    assert_eq!(pinned(&format!("['{one}', '{other}']")), [one, other]);
+    insta::assert_snapshot!(message(&pin("chatml", "'sha256:abc'")), @"gapura.toml:3:42: `sha256:abc` is not a SHA-256 of 64 hexadecimal digits; `gapura plugin inspect` shows that of a component");
+    insta::assert_snapshot!(message(&pin("chatml", "[]")), @"gapura.toml:3:42: the list is empty, so that nothing could be bound; leave `digest` out to bind whatever is live");
+    insta::assert_snapshot!(message(&pin("chatml", "7")), @"gapura.toml:3:42: `digest` is `sha256:…`, as `gapura plugin inspect` shows it, or a list of those");
+    insta::assert_snapshot!(message(&pin("template", &format!("'{one}'"))), @"gapura.toml:3:44: which plugin `template` stands for depends on the model; bind the plugin by its own name to pin its digest");
+    insta::assert_snapshot!(message(&pin("chatml", &format!("['{one}', '{}']", one.to_hex()))), @"gapura.toml:3:42: sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b stands there twice");
+}
+
+#[test]
 fn flash_attention_is_as_the_environment_or_the_file_says() {
     let is_on = |toml: &str, variables: &[(&str, &str)]| {
         parse_with(toml, variables).unwrap().cuda.flash_attention

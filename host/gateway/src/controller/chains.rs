@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use gapura_engine::ModelInfo;
 use gapura_plugin_runtime::{Binding, Chain, FailurePolicy, Grants, Import, Limits, Plugin};
 
-use super::{ControlError, VersionState, serving::Serving};
+use super::{ControlError, VersionState, provenance, release::Releases, serving::Serving};
 use crate::{
     builtin,
     config::{
@@ -27,12 +27,13 @@ fn route_binds(route: &RouteConfig, name: &str) -> bool {
     route.plugins.iter().any(|binding| binding.plugin == name)
 }
 
-/// The table of `config` over `serving`. With `changed` (the table in force and the name of the
+/// The table of `config` over `serving`, which `releases` says more of. With `changed` (the table in force and the name of the
 /// one plugin that differs from it) the routes that do not bind it are kept as they are.
 pub(super) fn build(
     config: &Config,
     model: Option<&ModelInfo>,
     serving: &BTreeMap<String, Serving>,
+    releases: &Releases,
     changed: Option<(&RouteTable, &str)>,
 ) -> Result<RouteTable, ControlError> {
     let mut routes = Vec::with_capacity(config.routes.len());
@@ -42,7 +43,7 @@ pub(super) fn build(
             .and_then(|(table, _)| table.by_name(&route.name));
         routes.push(match kept {
             Some(kept) => Arc::clone(kept),
-            None => Arc::new(with_trial(route, serving)?),
+            None => Arc::new(with_trial(route, serving, releases)?),
         });
     }
     Ok(RouteTable::new(routes, &model_names(config, model)))
@@ -52,8 +53,9 @@ pub(super) fn build(
 fn with_trial(
     config: &RouteConfig,
     serving: &BTreeMap<String, Serving>,
+    releases: &Releases,
 ) -> Result<Route, ControlError> {
-    let live = chain(config, serving, |serving| &serving.live)?;
+    let live = chain(config, serving, releases, |serving| &serving.live)?;
     let mut route = Route::new(config, Arc::new(live));
     let mut tried = config.plugins.iter().filter_map(|binding| {
         let trial = serving.get(&binding.plugin)?.trial.as_ref()?;
@@ -72,7 +74,7 @@ fn with_trial(
             state: VersionState::Trial(trial.mode).to_string(),
         });
     }
-    let candidate = chain(config, serving, |serving| match &serving.trial {
+    let candidate = chain(config, serving, releases, |serving| match &serving.trial {
         Some(trial) => &trial.plugin,
         None => &serving.live,
     })?;
@@ -88,6 +90,7 @@ fn with_trial(
 fn chain(
     route: &RouteConfig,
     serving: &BTreeMap<String, Serving>,
+    releases: &Releases,
     version: impl Fn(&Serving) -> &Plugin,
 ) -> Result<Chain, ControlError> {
     let mut bindings = Vec::with_capacity(route.plugins.len());
@@ -95,9 +98,12 @@ fn chain(
         let Some(found) = serving.get(&binding.plugin) else {
             return Err(unknown_plugin(&route.name, &binding.plugin, serving));
         };
-        let mut bound = bind(version(found).clone(), binding);
+        let plugin = version(found);
+        let signatures = releases.signatures(&binding.plugin, plugin.digest());
+        provenance::check(route, binding, plugin.digest(), signatures)?;
+        let mut bound = bind(plugin.clone(), binding);
         // What is recorded is all that the chain was given, which an instance's past is not.
-        if route.record.is_some() && !builtin::is_one(bound.plugin.digest()) {
+        if route.record.is_some() && !builtin::is_one(plugin.digest()) {
             bound.reuse = 0;
         }
         bindings.push(bound);

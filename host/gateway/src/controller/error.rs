@@ -6,7 +6,7 @@ use gapura_plugin_runtime::{ChainError, LoadError, WatchError};
 use thiserror::Error;
 
 use super::MoveError;
-use crate::{config::ConfigError, error::ApiError};
+use crate::{config::ConfigError, error::ApiError, signing::SignatureError};
 
 /// A change that did not happen.
 #[derive(Debug, Error)]
@@ -66,6 +66,50 @@ pub enum ControlError {
         other: String,
         /// How the other's version serves.
         state: String,
+    },
+    /// The signature that came with a component is not one of it.
+    #[error("plugin `{name}` was refused: {source} (sha256:{digest})")]
+    Signature {
+        /// The plugin.
+        name: String,
+        /// SHA-256 of the component.
+        digest: String,
+        /// What is wrong with it.
+        #[source]
+        source: SignatureError,
+    },
+    /// A route binds only what is signed, and the component is not.
+    #[error(
+        "route `{route}` binds only plugins signed by {keys}; `{plugin}` (sha256:{digest}) cannot \
+         serve there: {source}"
+    )]
+    NotSigned {
+        /// The route.
+        route: String,
+        /// The plugin.
+        plugin: String,
+        /// SHA-256 of the component.
+        digest: String,
+        /// The names of the keys that count.
+        keys: String,
+        /// Why it does not count as signed.
+        #[source]
+        source: SignatureError,
+    },
+    /// A binding names the components that it takes, and this is none of them.
+    #[error(
+        "route `{route}` pins `{plugin}` to {pinned}; sha256:{digest} cannot serve there until its \
+         `digest` lists it"
+    )]
+    NotPinned {
+        /// The route.
+        route: String,
+        /// The plugin.
+        plugin: String,
+        /// SHA-256 of the component.
+        digest: String,
+        /// What the binding takes.
+        pinned: String,
     },
     /// A route names a plugin that is not there.
     #[error("route `{route}` needs the plugin `{plugin}`, which is not there: {advice}")]
@@ -161,6 +205,8 @@ impl ControlError {
                 ChainError::Limit { .. } => "invalid_limit",
             },
             Self::TwoTrials { .. } => "two_trials",
+            Self::Signature { source, .. } | Self::NotSigned { source, .. } => source.code(),
+            Self::NotPinned { .. } => "digest_mismatch",
             Self::UnknownPlugin { .. } => "unknown_plugin",
             Self::Config(_) => "invalid_config",
             Self::NeedsRestart { .. } => "needs_restart",
@@ -206,6 +252,9 @@ impl From<ControlError> for ApiError {
             | ControlError::Cases { .. }
             | ControlError::ReservedName { .. }
             | ControlError::Chain(_)
+            | ControlError::Signature { .. }
+            | ControlError::NotSigned { .. }
+            | ControlError::NotPinned { .. }
             | ControlError::UnknownPlugin { .. }
             | ControlError::Config(_)
             | ControlError::NeedsRestart { .. } => StatusCode::UNPROCESSABLE_ENTITY,

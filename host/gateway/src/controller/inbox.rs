@@ -1,11 +1,14 @@
-//! The plugin folder: `NAME.wasm` files that somebody puts there. It is read, never written.
+//! The plugin folder: `NAME.wasm` files that somebody puts there, with `NAME.wasm.sig` beside them
+//! where they are signed. It is read, never written.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
 use super::ControlError;
+use crate::signing::MAX_TEXT_BYTES;
 
 /// The plugins of `dir`, in alphabetical order. A folder that is missing has none.
 pub(super) fn names(dir: &Path) -> Result<Vec<String>, ControlError> {
@@ -33,6 +36,22 @@ pub(super) fn plugin_name(path: &Path) -> Option<&str> {
 pub(super) fn read(dir: &Path, name: &str) -> Result<Vec<u8>, ControlError> {
     let path = path_of(dir, name);
     fs::read(&path).map_err(failed("read", &path))
+}
+
+/// What `NAME.wasm.sig` says, where it is there. No more is read than a signature could take, so that
+/// what is longer is seen to be none.
+pub(super) fn signature(dir: &Path, name: &str) -> Result<Option<String>, ControlError> {
+    let path = dir.join(format!("{name}.wasm.sig"));
+    let mut text = Vec::new();
+    let read = fs::File::open(&path).and_then(|file| {
+        let mut file = file.take(MAX_TEXT_BYTES as u64 + 1);
+        file.read_to_end(&mut text)
+    });
+    match read {
+        Ok(_) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed("read", &path)(source)),
+    }
 }
 
 fn path_of(dir: &Path, name: &str) -> PathBuf {

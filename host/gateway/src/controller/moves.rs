@@ -1,18 +1,18 @@
 //! The changes of one plugin's versions: push, verify, try out, activate, roll back.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::{
     Change, ControlError, Controller, Origin, PluginStatus, chains,
     draft::Draft,
-    history, inbox,
+    history, inbox, provenance,
     release::{Check, Facts, Source, TrialMode, Version},
     serving::{Serving, Shelf},
     verify,
 };
-use crate::{config::Digest, trial::Watched};
+use crate::{config::Digest, signing::Signature, trial::Watched};
 
 /// How far a pushed artefact is to come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -39,12 +39,26 @@ impl Controller {
         component: &[u8],
         until: Until,
     ) -> Result<PluginStatus, ControlError> {
-        self.take(name, component, Origin::Admin, until)?;
+        self.push_signed(name, component, None, until)
+    }
+
+    /// [`push`](Self::push) with the line of text that is the component's signature.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_signed(
+        &self,
+        name: &str,
+        component: &[u8],
+        signature: Option<&str>,
+        until: Until,
+    ) -> Result<PluginStatus, ControlError> {
+        self.take(name, component, signature, Origin::Admin, until)?;
         self.status(name)
     }
 
-    /// A file of the plugin folder that has appeared or changed goes live. One that was taken up
-    /// before changes nothing.
+    /// A file of the plugin folder that has appeared or changed, or the signature beside it, goes
+    /// live. Of one that was taken up before only a new signature is taken.
     ///
     /// # Errors
     /// As [`push`](Self::push).
@@ -54,14 +68,42 @@ impl Controller {
             return Ok(());
         };
         let component = inbox::read(dir, name)?;
+        let signature = inbox::signature(dir, name)?;
         let digest = Digest::of(&component).to_hex();
         let state = self.state();
         let release = state.releases.plugins.get(name);
-        if release.is_some_and(|release| release.has_taken(&digest)) {
+        let has_taken = release.is_some_and(|release| release.has_taken(&digest));
+        drop(state);
+        if has_taken {
+            return self.add_signature(name, &digest, signature.as_deref());
+        }
+        let signature = signature.as_deref();
+        self.take(name, &component, signature, Origin::File, Until::Live)
+    }
+
+    /// A signature that came after its component.
+    fn add_signature(
+        &self,
+        name: &str,
+        digest: &str,
+        text: Option<&str>,
+    ) -> Result<(), ControlError> {
+        let signature = provenance::read(name, digest, text).inspect_err(|error| {
+            tracing::warn!(plugin = name, reason = %error, "passed over a signature");
+        })?;
+        let Some(signature) = signature else {
+            return Ok(());
+        };
+        let _changing = self.begin();
+        let mut draft = self.draft();
+        let release = draft.release(name);
+        if release.version(digest).is_none() || release.signatures(digest).contains(&signature) {
             return Ok(());
         }
-        drop(state);
-        self.take(name, &component, Origin::File, Until::Live)
+        tracing::info!(plugin = name, digest, key = %signature.key(), "took a signature");
+        release.sign(digest, signature);
+        draft.note_version(Change::plugin(Origin::File, name, "signed"), digest);
+        self.commit(draft)
     }
 
     /// Verifies the version whose digest begins with `digits`, or the newest that waits.
@@ -153,11 +195,13 @@ impl Controller {
         &self,
         name: &str,
         component: &[u8],
+        signature: Option<&str>,
         origin: Origin,
         until: Until,
     ) -> Result<(), ControlError> {
         let digest = Digest::of(component).to_hex();
-        let taken = self.take_version(name, component, &digest, origin, until);
+        let signature = provenance::read(name, &digest, signature);
+        let taken = self.take_version(name, component, &digest, signature, origin, until);
         let outcome = match (&taken, until) {
             (Err(_), _) => "refused",
             (Ok(()), Until::Live) => "live",
@@ -179,11 +223,20 @@ impl Controller {
         name: &str,
         component: &[u8],
         digest: &str,
+        signature: Result<Option<Signature>, ControlError>,
         origin: Origin,
         until: Until,
     ) -> Result<(), ControlError> {
         verify::check_name(name)?;
-        self.stage(name, component, digest, origin)?;
+        match signature {
+            Ok(signature) => self.stage(name, component, digest, signature, origin)?,
+            Err(error) => {
+                self.stage(name, component, digest, None, origin)?;
+                let _changing = self.begin();
+                self.note_check(name, digest, origin, Err(&error))?;
+                return Err(error);
+            }
+        }
         if until == Until::Staged {
             return Ok(());
         }
@@ -200,6 +253,7 @@ impl Controller {
         name: &str,
         component: &[u8],
         digest: &str,
+        signature: Option<Signature>,
         origin: Origin,
     ) -> Result<(), ControlError> {
         let _changing = self.begin();
@@ -216,7 +270,11 @@ impl Controller {
             check: Check::Pending,
             withdrawn: None,
             size_bytes: component.len() as u64,
+            signatures: Vec::new(),
         });
+        if let Some(signature) = signature {
+            release.sign(digest, signature);
+        }
         if origin == Origin::File {
             release.file = Some(digest.to_owned());
         }
@@ -243,7 +301,7 @@ impl Controller {
             };
             self.build_with(name, Some(serving)).map(|_| facts)
         });
-        self.note_check(name, digest, origin, &examined)?;
+        self.note_check(name, digest, origin, examined.as_ref())?;
         examined.map(drop)
     }
 
@@ -252,7 +310,7 @@ impl Controller {
         name: &str,
         digest: &str,
         origin: Origin,
-        examined: &Result<Facts, ControlError>,
+        examined: Result<&Facts, &ControlError>,
     ) -> Result<(), ControlError> {
         let mut draft = self.draft();
         let release = draft.release(name);
@@ -335,11 +393,11 @@ impl Controller {
         name: &str,
         serving: Option<Serving>,
     ) -> Result<crate::routing::RouteTable, ControlError> {
-        let (config, mut all): (_, BTreeMap<String, Serving>) = self.inputs();
+        let (config, mut all, releases) = self.inputs();
         all.extend(serving.map(|serving| (name.to_owned(), serving)));
         let model = self.state().model.clone();
         let changed = Some((&**self.routes.load(), name));
-        chains::build(&config, model.as_ref(), &all, changed)
+        chains::build(&config, model.as_ref(), &all, &releases, changed)
     }
 
     fn draft(&self) -> Draft {

@@ -1,5 +1,6 @@
 //! What the administration API says of plugins and routes.
 
+use gapura_plugin_runtime::Plugin;
 use serde::Serialize;
 
 use crate::{
@@ -12,6 +13,7 @@ use super::{
     Change, Check, Controller, Source, State, TrialMode, VersionState,
     release::{Release, Version},
 };
+use crate::config::{Digest, RouteConfig};
 
 /// What is known of a plugin. Fields that describe a component are those of the live version,
 /// or else of the newest.
@@ -108,6 +110,8 @@ pub struct VersionStatus {
     pub cases: Option<usize>,
     /// The host interfaces that it imports.
     pub imports: Vec<String>,
+    /// Whose signatures it has: what the configuration calls the keys, or else the public keys.
+    pub signed_by: Vec<String>,
     /// Seconds since 1970 when it came.
     pub since: u64,
     /// Why it did not pass verification, or was taken out of service.
@@ -138,6 +142,8 @@ pub struct RouteStatus {
     pub default: bool,
     /// As `x-gapura-chain` shows it.
     pub chain: String,
+    /// The keys of which one must have signed each plugin; `null` where none is asked for.
+    pub signers: Option<Vec<String>>,
     /// The chain with the version on trial, if there is one.
     pub trial: Option<TrialStatus>,
     /// Its plugins, in order.
@@ -174,6 +180,10 @@ pub struct BindingStatus {
     pub grants_needed: Vec<&'static str>,
     /// `closed` or `open`.
     pub on_failure: &'static str,
+    /// The trusted key that has signed it.
+    pub signed_by: Option<String>,
+    /// Whether the route takes certain digests only.
+    pub is_pinned: bool,
 }
 
 impl Controller {
@@ -221,11 +231,13 @@ impl Controller {
     /// All routes, in the configuration's order.
     pub fn route_statuses(&self) -> Vec<RouteStatus> {
         let table = self.routes.load();
+        let state = self.state();
         let status = |route: &std::sync::Arc<crate::routing::Route>| RouteStatus {
             name: route.name.clone(),
             aliases: route.aliases.clone(),
             default: route.default,
             chain: route.chain.label().to_owned(),
+            signers: state.signers(&route.name),
             trial: route.trial.as_ref().map(|trial| TrialStatus {
                 plugin: trial.plugin.name.clone(),
                 digest: trial.plugin.digest.clone(),
@@ -256,6 +268,8 @@ impl Controller {
                         gapura_plugin_runtime::FailurePolicy::Closed => "closed",
                         gapura_plugin_runtime::FailurePolicy::Open => "open",
                     },
+                    signed_by: state.signed_by(&binding.plugin),
+                    is_pinned: state.is_pinned(&route.name, binding.plugin.name()),
                 })
                 .collect(),
         };
@@ -269,6 +283,30 @@ impl Controller {
 }
 
 impl State {
+    fn route(&self, name: &str) -> Option<&RouteConfig> {
+        self.config.routes.iter().find(|route| route.name == name)
+    }
+
+    fn signers(&self, route: &str) -> Option<Vec<String>> {
+        let signers = self.route(route)?.signers.as_ref()?;
+        Some(signers.names().map(str::to_owned).collect())
+    }
+
+    fn is_pinned(&self, route: &str, plugin: &str) -> bool {
+        let bindings = self.route(route).map_or(&[][..], |route| &route.plugins);
+        bindings
+            .iter()
+            .any(|binding| binding.plugin == plugin && !binding.digests.is_empty())
+    }
+
+    fn signed_by(&self, plugin: &Plugin) -> Option<String> {
+        let digest = Digest::from_hex(plugin.digest())?;
+        let signatures = self.releases.signatures(plugin.name(), plugin.digest());
+        let trusted = &self.config.plugins.trusted_keys;
+        let signer = trusted.verify_any(digest, signatures).ok()?;
+        Some(signer.to_owned())
+    }
+
     pub(super) fn status_of(&self, name: &str) -> Option<PluginStatus> {
         let release = self.releases.plugins.get(name)?;
         let live = release.live().and_then(|digest| release.version(digest));
@@ -300,36 +338,44 @@ impl State {
             versions: release
                 .versions()
                 .iter()
-                .map(|version| version_status(name, release, version))
+                .map(|version| self.version_status(name, release, version))
                 .collect(),
             trial: None,
             probation: None,
         })
     }
-}
 
-fn version_status(name: &str, release: &Release, version: &Version) -> VersionStatus {
-    let state = release.state(version);
-    let (cases, imports) = match &version.check {
-        Check::Passed(facts) => (Some(facts.cases), facts.imports.clone()),
-        Check::Pending | Check::Failed { .. } => (None, Vec::new()),
-    };
-    VersionStatus {
-        version: version.label(),
-        digest: version.digest.clone(),
-        label: label(name, version),
-        state,
-        percent: percent(state),
-        is_previous: release.previous() == Some(&version.digest),
-        source: version.source,
-        size_bytes: version.size_bytes,
-        cases,
-        imports,
-        since: version.since,
-        reason: match &version.check {
-            Check::Failed { reason, .. } => Some(reason.clone()),
-            _ => version.withdrawn.clone(),
-        },
+    fn version_status(&self, name: &str, release: &Release, version: &Version) -> VersionStatus {
+        let trusted = &self.config.plugins.trusted_keys;
+        let signers = version.signatures.iter().map(|signature| {
+            let key = signature.key();
+            trusted
+                .name(key)
+                .map_or_else(|| key.to_string(), str::to_owned)
+        });
+        let state = release.state(version);
+        let (cases, imports) = match &version.check {
+            Check::Passed(facts) => (Some(facts.cases), facts.imports.clone()),
+            Check::Pending | Check::Failed { .. } => (None, Vec::new()),
+        };
+        VersionStatus {
+            version: version.label(),
+            digest: version.digest.clone(),
+            label: label(name, version),
+            state,
+            percent: percent(state),
+            is_previous: release.previous() == Some(&version.digest),
+            source: version.source,
+            size_bytes: version.size_bytes,
+            cases,
+            imports,
+            signed_by: signers.collect(),
+            since: version.since,
+            reason: match &version.check {
+                Check::Failed { reason, .. } => Some(reason.clone()),
+                _ => version.withdrawn.clone(),
+            },
+        }
     }
 }
 

@@ -12,8 +12,12 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::signing::Signature;
+
 /// Fewest digits of a digest that name a version.
 const MIN_DIGITS: usize = 6;
+/// Signatures of one version that are kept, the newest.
+const MAX_SIGNATURES: usize = 8;
 
 /// All plugins.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,6 +54,9 @@ pub struct Version {
     pub withdrawn: Option<String>,
     /// Bytes of the component.
     pub size_bytes: u64,
+    /// Who vouches for it, each key once. Whose signatures count is for the configuration to say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<Signature>,
 }
 
 impl Version {
@@ -245,6 +252,14 @@ pub(super) struct RolledBack {
     pub(super) live: Option<String>,
 }
 
+impl Releases {
+    /// Who vouches for the version `digest` of `name`.
+    pub(super) fn signatures(&self, name: &str, digest: &str) -> &[Signature] {
+        let release = self.plugins.get(name);
+        release.map_or(&[], |release| release.signatures(digest))
+    }
+}
+
 impl Release {
     /// The versions, the newest first.
     pub(super) fn versions(&self) -> &[Version] {
@@ -318,6 +333,26 @@ impl Release {
             known.check = Check::Pending;
         }
         self.versions.insert(0, known);
+    }
+
+    /// Adds `signature` to the version `digest`, in place of an earlier one by its key. Those of other
+    /// keys stay: a route may need them.
+    pub(super) fn sign(&mut self, digest: &str, signature: Signature) {
+        let mut versions = self.versions.iter_mut();
+        let Some(version) = versions.find(|known| known.digest == digest) else {
+            return;
+        };
+        let signatures = &mut version.signatures;
+        signatures.retain(|known| known.key() != signature.key());
+        signatures.push(signature);
+        let surplus = signatures.len().saturating_sub(MAX_SIGNATURES);
+        signatures.drain(..surplus);
+    }
+
+    /// The signatures of the version `digest`.
+    pub(super) fn signatures(&self, digest: &str) -> &[Signature] {
+        let version = self.version(digest);
+        version.map_or(&[], |version| &version.signatures)
     }
 
     /// Notes what verification of `digest` found.
@@ -596,6 +631,7 @@ mod tests {
             check: Check::Pending,
             withdrawn: None,
             size_bytes: 1,
+            signatures: Vec::new(),
         }
     }
 

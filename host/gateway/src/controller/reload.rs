@@ -35,7 +35,7 @@ impl Controller {
     }
 
     fn read_and_swap(&self) -> Result<(), ControlError> {
-        let (running, serving) = self.inputs();
+        let (running, serving, releases) = self.inputs();
         let path = running.path.as_deref().ok_or(ControlError::NoConfigFile)?;
         let mut config = Config::load(Some(path), &self.environment, &self.flags)?;
         check_fixed(&running, &config)?;
@@ -43,7 +43,7 @@ impl Controller {
         if let Some(model) = &model {
             config = chains::fit_template(&config, &model.architecture);
         }
-        let table = chains::build(&config, model.as_ref(), &serving, None)?;
+        let table = chains::build(&config, model.as_ref(), &serving, &releases, None)?;
         self.metrics.ledger().switch(config.plugins.ledger);
         let auth = Auth::new(&config);
         self.state().config = Arc::new(config);

@@ -14,7 +14,7 @@ use tokio::sync::broadcast;
 use super::{
     Change, ControlError, Controller, MAX_UNHEARD, Origin, State, chains,
     draft::Draft,
-    history, inbox,
+    history, inbox, provenance,
     release::{Check, Release, Source, Version},
     serving::{Serving, Shelf},
     store::{Kept, Store},
@@ -88,7 +88,7 @@ impl Controller {
             ledger: metrics.ledger(),
         };
         let serving = load(&mut draft, &config, &shelf)?;
-        let table = chains::build(&config, None, &serving, None)?;
+        let table = chains::build(&config, None, &serving, &draft.releases, None)?;
         draft.forget_old(config.plugins.keep_versions);
         store.commit(&draft.releases, &draft.changes)?;
         let mut history = kept.history;
@@ -137,6 +137,7 @@ fn carry_builtins(
             check: Check::Passed(verify::facts(&plugin, 0)),
             withdrawn: None,
             size_bytes: builtin.bytes.len() as u64,
+            signatures: Vec::new(),
         });
     }
     Ok(())
@@ -153,11 +154,26 @@ fn take_files(
     for name in inbox::names(dir)? {
         let component = inbox::read(dir, &name)?;
         let digest = Digest::of(&component).to_hex();
+        let signature = inbox::signature(dir, &name)?;
+        let signature = provenance::read(&name, &digest, signature.as_deref());
         if draft.release(&name).has_taken(&digest) {
+            // The file is the same; a new key may have signed it since.
+            match signature {
+                Ok(Some(signature)) => draft.release(&name).sign(&digest, signature),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(plugin = name, reason = %error, "passed over a signature");
+                }
+            }
             continue;
         }
         let known_bad = draft.release(&name).file.as_deref() == Some(&digest);
-        let found = verify::examine(runtime, &name, &component);
+        let mut signatures = draft.release(&name).signatures(&digest).to_vec();
+        let found = verify::examine(runtime, &name, &component).and_then(|found| {
+            signatures.extend(signature?);
+            provenance::check_everywhere(config, &name, &digest, &signatures)?;
+            Ok(found)
+        });
         if let Err(error) = &found {
             tracing::warn!(plugin = name, reason = %error, "refused a plugin file");
         }
@@ -180,7 +196,11 @@ fn take_files(
             check: Check::Pending,
             withdrawn: None,
             size_bytes: component.len() as u64,
+            signatures: Vec::new(),
         });
+        for signature in signatures {
+            release.sign(&digest, signature);
+        }
         let change = match found {
             Ok((_, facts)) => {
                 release.checked(&digest, Check::Passed(facts));

@@ -1,5 +1,7 @@
 //! Changes with real components: the two that the binary carries stand for all.
 
+mod signatures;
+
 use std::{fs, path::Path};
 
 use gapura_plugin_runtime::RuntimeConfig;

@@ -32,6 +32,7 @@ use crate::{
     controller::{ControlError, Controller, MoveError, Origin, PluginStatus, TrialMode, Until},
     error::ApiError,
     routes::ui,
+    signing,
     state::AppState,
     telemetry::ledger::AccountStatus,
 };
@@ -131,6 +132,10 @@ async fn push_plugin(
         let message = format!("{error}; `until` is staged, verified or live");
         ApiError::invalid("until", message)
     })?;
+    let signature = request
+        .headers()
+        .get(signing::HEADER)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let limit = admin.max_plugin_bytes;
     let component = Bytes::from_request(request, &())
         .await
@@ -148,7 +153,8 @@ async fn push_plugin(
             other => ApiError::bad_request(format!("the body did not come in whole: {other}")),
         })?;
     let controller = admin.controller;
-    let status = blocking(move || controller.push(&name, &component, until)).await?;
+    let push = move || controller.push_signed(&name, &component, signature.as_deref(), until);
+    let status = blocking(push).await?;
     let location = format!("/admin/v1/plugins/{}", status.name);
     Ok((
         StatusCode::CREATED,

@@ -85,3 +85,20 @@ fn a_directory_that_is_not_there_is_named() {
         "{error}"
     );
 }
+
+#[test]
+fn a_signature_that_comes_or_changes_is_told_like_its_plugin() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let signature = directory.path().join("guard.wasm.sig");
+    let (_watcher, events) = watch(directory.path());
+    fs::write(&signature, "too early").expect("written");
+    assert!(events.recv_timeout(QUIET).is_err(), "there is no plugin");
+    fs::write(directory.path().join("guard.wasm"), "content").expect("written");
+    assert_eq!(events.recv_timeout(SOON), Ok(told("guard", "content")));
+    for text in ["one", "the next"] {
+        fs::write(&signature, text).expect("written");
+        assert_eq!(events.recv_timeout(SOON), Ok(told("guard", "content")));
+    }
+    fs::remove_file(&signature).expect("removed");
+    assert!(events.recv_timeout(QUIET).is_err(), "told of a removal");
+}

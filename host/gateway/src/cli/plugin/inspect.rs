@@ -10,13 +10,17 @@ use clap::Args;
 use gapura_plugin_runtime::{PluginRuntime, RuntimeConfig};
 use serde_json::json;
 
-use crate::cases;
+use super::sign;
+use crate::{cases, config::Digest, signing::PublicKey};
 
 /// Which component.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// The component.
     file: PathBuf,
+    /// Fail unless this public key, or one of several, has signed it.
+    #[arg(long, value_name = "KEY")]
+    trust: Vec<PublicKey>,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -45,6 +49,7 @@ impl InspectArgs {
         let grants: Vec<_> = plugin.grants_needed().map(|grant| grant.as_str()).collect();
         let cases = cases::embedded(&component)?;
         let cases: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
+        let signed = self.signed(Digest::of(&component));
         let mut out = io::stdout().lock();
         if self.json {
             let value = json!({
@@ -57,9 +62,14 @@ impl InspectArgs {
                 "grants_needed": grants,
                 "wasi": plugin.uses_wasi(),
                 "cases": cases,
+                "signature": {
+                    "status": signed.status(),
+                    "key": signed.key().map(|key| key.to_string()),
+                    "reason": signed.reason(),
+                },
             });
             writeln!(out, "{value:#}")?;
-            return Ok(());
+            return self.demand(&signed);
         }
         let or_none = |list: Vec<&str>| match list.is_empty() {
             true => "none".to_owned(),
@@ -81,6 +91,74 @@ impl InspectArgs {
             }
         )?;
         writeln!(out, "cases    {}", or_none(cases))?;
+        let mark = signed.status();
+        match (signed.key(), signed.reason()) {
+            (Some(key), None) => writeln!(out, "signature {mark}: by {key}")?,
+            (_, Some(reason)) => writeln!(out, "signature {mark}: {reason}")?,
+            (None, None) => writeln!(out, "signature {mark}")?,
+        }
+        self.demand(&signed)
+    }
+
+    /// What the file beside the component is worth.
+    fn signed(&self, digest: Digest) -> Signed {
+        let signature = match sign::beside(&self.file) {
+            Ok(None) => return Signed::Not,
+            Ok(Some(signature)) => signature,
+            Err(error) => return Signed::Invalid(format!("{error:#}")),
+        };
+        match signature.check(digest) {
+            Err(error) => Signed::Invalid(error.to_string()),
+            Ok(()) if self.trust.contains(&signature.key()) => Signed::Valid(signature.key()),
+            Ok(()) => Signed::Unknown(signature.key()),
+        }
+    }
+
+    /// Fails where `--trust` names keys and none of them has signed.
+    fn demand(&self, signed: &Signed) -> anyhow::Result<()> {
+        let is_right = self.trust.is_empty() || matches!(signed, Signed::Valid(_));
+        anyhow::ensure!(
+            is_right,
+            "{} is not signed by a key that --trust names",
+            self.file.display()
+        );
         Ok(())
+    }
+}
+
+/// What the file beside a component is worth.
+enum Signed {
+    /// There is none.
+    Not,
+    /// It is no signature, or one of something else: why.
+    Invalid(String),
+    /// It is one of this component, by a key that `--trust` does not name.
+    Unknown(PublicKey),
+    /// By one that it names.
+    Valid(PublicKey),
+}
+
+impl Signed {
+    fn status(&self) -> &'static str {
+        match self {
+            Self::Not => "none",
+            Self::Invalid(_) => "invalid",
+            Self::Unknown(_) => "unknown",
+            Self::Valid(_) => "valid",
+        }
+    }
+
+    fn key(&self) -> Option<PublicKey> {
+        match self {
+            Self::Not | Self::Invalid(_) => None,
+            Self::Unknown(key) | Self::Valid(key) => Some(*key),
+        }
+    }
+
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Invalid(reason) => Some(reason),
+            Self::Not | Self::Unknown(_) | Self::Valid(_) => None,
+        }
     }
 }

@@ -15,8 +15,11 @@ use ureq::{
     http::{Response, StatusCode},
 };
 
-use super::{ledger, trial};
-use crate::config::{Digest, Secret};
+use super::{ledger, sign, trial};
+use crate::{
+    config::{Digest, Secret},
+    signing::{self, Signature},
+};
 
 /// A component may take this long to compile on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -50,7 +53,7 @@ pub(crate) struct ServerArgs {
 pub(crate) struct PushArgs {
     /// The name that routes bind.
     name: String,
-    /// The component.
+    /// The component. Its signature, FILE.sig, goes along if it is there.
     file: PathBuf,
     /// How far it is to come.
     #[arg(long, value_enum, default_value_t = UntilArg::Live)]
@@ -145,7 +148,8 @@ impl PushArgs {
         };
         let path = format!("/admin/v1/plugins/{}?until={until}", self.name);
         let digest = Digest::of(&component).to_hex();
-        let status = self.server.put(&path, &component)?;
+        let signature = sign::beside(&self.file)?;
+        let status = self.server.put(&path, &component, signature.as_ref())?;
         print_version(&status, &digest)
     }
 }
@@ -282,9 +286,17 @@ impl ServerArgs {
         self.answer(path, request.header("authorization", self.bearer()?).call())
     }
 
-    fn put(&self, path: &str, component: &[u8]) -> anyhow::Result<Value> {
+    fn put(
+        &self,
+        path: &str,
+        component: &[u8],
+        signature: Option<&Signature>,
+    ) -> anyhow::Result<Value> {
         let request = self.agent().put(self.url(path));
-        let request = request.header("authorization", self.bearer()?);
+        let mut request = request.header("authorization", self.bearer()?);
+        if let Some(signature) = signature {
+            request = request.header(signing::HEADER, signature.to_string());
+        }
         self.answer(
             path,
             request.content_type("application/wasm").send(component),
@@ -388,7 +400,15 @@ fn plugin_table(status: &Value) -> Table {
 
 fn version_table(status: &Value) -> Table {
     let mut table = Table::new();
-    table.set_header(["version", "state", "source", "since", "cases", "reason"]);
+    table.set_header([
+        "version",
+        "state",
+        "source",
+        "since",
+        "cases",
+        "signed by",
+        "reason",
+    ]);
     for version in status["versions"].as_array().into_iter().flatten() {
         let back = match version["is_previous"].as_bool() {
             Some(true) => " (rollback goes here)",
@@ -402,6 +422,7 @@ fn version_table(status: &Value) -> Table {
             version["cases"]
                 .as_u64()
                 .map_or_else(String::new, |cases| cases.to_string()),
+            list(version, "signed_by").collect::<Vec<_>>().join("\n"),
             text(version, "reason").to_owned(),
         ]);
     }

@@ -26,6 +26,7 @@ fn change(releases: &Releases, component: &[u8]) -> (Releases, Vec<Change>) {
         }),
         withdrawn: None,
         size_bytes: component.len() as u64,
+        signatures: Vec::new(),
     });
     release.activate("p", &digest).unwrap();
     release.forget_old(2);

@@ -176,6 +176,31 @@ async fn without_a_token_there_is_no_administration() {
 }
 
 #[tokio::test]
+async fn the_page_is_there_where_the_administration_is() {
+    let page = |api: Router, path: &'static str| async move {
+        let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
+        api.oneshot(request).await.unwrap()
+    };
+    for (path, kind) in [
+        ("/ui", "text/html; charset=utf-8"),
+        ("/ui/app.js", "text/javascript; charset=utf-8"),
+        ("/ui/style.css", "text/css; charset=utf-8"),
+    ] {
+        assert_eq!(page(api(""), path).await.status(), 404, "{path}");
+        let found = page(with_token(), path).await;
+        assert_eq!(found.status(), 200, "{path}");
+        assert_eq!(found.headers()["content-type"], kind);
+        assert_eq!(found.headers()["x-content-type-options"], "nosniff");
+        let policy = found.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"));
+    }
+    assert_eq!(
+        page(with_token(), "/ui/").await.headers()["location"],
+        "../ui"
+    );
+}
+
+#[tokio::test]
 async fn plugins_are_listed_with_what_they_are() {
     let (status, body) = call(
         &with_token(),

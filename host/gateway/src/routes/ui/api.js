@@ -19,9 +19,10 @@ export class ApiError extends Error {
   }
 }
 
-async function send(method, path, { body, type = "application/json", signal } = {}) {
+async function send(method, path, { body, type = "application/json", signature, signal } = {}) {
   const headers = { authorization: `Bearer ${session.token}` };
   if (body !== undefined) headers["content-type"] = type;
+  if (signature) headers["x-gapura-signature"] = signature;
   let response;
   try {
     response = await fetch(new URL(path, BASE), {
@@ -42,9 +43,9 @@ export async function request(method, path, json) {
   return (await send(method, path, { body })).json();
 }
 
-/** Pushes a component, a Blob. */
-export async function upload(path, component) {
-  return (await send("PUT", path, { body: component, type: "application/wasm" })).json();
+/** Pushes a component, a Blob, with its signature if it has one. */
+export async function upload(path, component, signature) {
+  return (await send("PUT", path, { body: component, type: "application/wasm", signature })).json();
 }
 
 /**

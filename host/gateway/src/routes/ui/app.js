@@ -78,10 +78,10 @@ function draw() {
 const subjects = () => [...new Set(state.history.map(({ subject }) => subject))].sort();
 
 function routeTable() {
-  const binding = ({ plugin, version, digest, stages, on_failure: policy, breaker, retry_in_ms: retry }) => {
-    const open = breaker && breaker !== "closed" ? `, breaker ${breaker}${retry ? `, next try in ${retry} ms` : ""}` : "";
+  const binding = ({ plugin, version, digest, stages, on_failure: policy, signed_by: signer, is_pinned: isPinned, ...rest }) => {
+    const facts = [stages.join(", "), `fails ${policy}`, signer && `signed by ${signer}`, isPinned && "pinned"];
     return el("div", {}, el("code", {}, `${plugin}@${version}+${digest.slice(0, 6)}`),
-      el("span", { class: "faint" }, ` ${stages.join(", ")}; fails ${policy}`), open && el("strong", { class: "over" }, open));
+      el("span", { class: "faint" }, ` ${facts.filter(Boolean).join("; ")}`), breaker(rest));
   };
   const tried = (trial) => trial && [el("span", { class: `state ${trial.state}` },
     trial.percent ? `${trial.state} ${trial.percent} %` : trial.state), ` ${trial.plugin} `, el("code", {}, trial.digest.slice(0, 6))];
@@ -91,6 +91,11 @@ function routeTable() {
       route.aliases.join(", "), route.plugins.map(binding), tried(route.trial) ?? "",
       el("button", { type: "button", "data-chat": route.name, "aria-label": `Chat through ${route.name}` }, "Chat"),
     ]));
+}
+
+function breaker({ breaker: state, retry_in_ms: retry }) {
+  const isOpen = state && state !== "closed";
+  return isOpen && el("strong", { class: "over" }, ` breaker ${state}${retry ? `, next try in ${retry} ms` : ""}`);
 }
 
 function drawHistory() {
@@ -118,7 +123,12 @@ async function follow(signal) {
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
   for (let tries = 0; !signal.aborted; tries += 1) {
     try {
-      const opened = () => { tries = 0; $("connection").textContent = "following changes"; };
+      const opened = () => {
+        tries = 0;
+        $("connection").textContent = "following changes";
+        // Something may have changed meanwhile.
+        refresh().catch((error) => failed(error, $("connection")));
+      };
       for await (const { event, data } of events("GET", "events", { signal, opened })) {
         if (event === "change") announce(JSON.parse(data));
         await refresh();
@@ -129,8 +139,6 @@ async function follow(signal) {
     }
     $("connection").textContent = "not connected, trying again";
     await pause(RETRY_MS[Math.min(tries, RETRY_MS.length - 1)]);
-    // Something may have changed meanwhile.
-    await refresh().catch((error) => failed(error, $("connection")));
   }
 }
 
@@ -192,7 +200,9 @@ async function push(event) {
   const name = $("push-name").value.trim();
   $("said").textContent = `Pushing ${name} …`;
   try {
-    const status = await upload(`plugins/${encodeURIComponent(name)}?until=verified`, $("push-file").files[0]);
+    const signature = (await $("push-signature").files[0]?.text())?.trim();
+    const path = `plugins/${encodeURIComponent(name)}?until=verified`;
+    const status = await upload(path, $("push-file").files[0], signature);
     $("said").textContent = `Pushed. ${statusLine(status)}`;
     $("push").reset();
   } catch (error) {

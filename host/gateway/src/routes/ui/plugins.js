@@ -22,9 +22,9 @@ export function rollbackNotice(change) {
     + (change.reason ?? "no reason was given");
 }
 
-/** Whether a version of any of `plugins` is on trial. */
+/** Whether a version of any of `plugins` is being watched. */
 export function isTrying(plugins) {
-  return plugins.some((plugin) => plugin.trial || plugin.versions.some(isOnTrial));
+  return plugins.some((plugin) => plugin.trial || plugin.probation);
 }
 
 const isOnTrial = (version) => version.state === "shadow" || version.state === "canary";
@@ -36,7 +36,8 @@ function card(plugin, rollback) {
     el("h3", {}, plugin.name),
     el("p", { class: "faint" }, `${stages}; ${bound}`),
     rollback && el("p", { class: "alert", "data-rollback": true }, rollbackNotice(rollback)),
-    plugin.trial && trial(plugin),
+    plugin.trial && trial(plugin, plugin.trial),
+    plugin.probation && trial(plugin, plugin.probation),
     table(`Versions of ${plugin.name}`,
       ["Version", "State", "Since", "Size", "Imports", "Golden cases", "Moves"],
       plugin.versions.map((version) => versionRow(plugin, version))),
@@ -48,7 +49,7 @@ function versionRow(plugin, version) {
   const share = version.state === "canary" ? `canary ${version.percent} %` : version.state;
   const reason = version.reason && el("p", { class: "problem" }, version.reason);
   return [
-    [el("code", {}, version.label), el("br"), el("span", { class: "faint" }, version.source)],
+    [el("code", {}, version.label), el("div", { class: "faint" }, origin(version))],
     [el("span", { class: `state ${version.state}` }, share), version.is_previous && " (served before)", reason],
     time(version.since),
     bytes(version.size_bytes),
@@ -56,6 +57,10 @@ function versionRow(plugin, version) {
     version.cases ?? "not run",
     el("div", { class: "buttons" }, movesOf(version).map((move) => button(plugin, version, move))),
   ];
+}
+
+function origin({ source, signed_by: signers = [] }) {
+  return signers.length ? `${source}, signed by ${signers.join(", ")}` : source;
 }
 
 /** What may follow on a state; the server has the last word. */
@@ -116,44 +121,37 @@ function rollbackText(plugin, live, routes) {
   return `${live} retires; ${previous?.label ?? "the version before"} serves ${routes} again from the next request on.`;
 }
 
-function trial(plugin) {
-  const { mode, live, candidate, limits = {}, shadow, since } = plugin.trial;
-  const label = plugin.versions.find((version) => version.digest === plugin.trial.digest)?.label ?? "the candidate";
-  const share = plugin.trial.percent ? ` ${plugin.trial.percent} %` : "";
-  return el("section", { "data-trial": true, "aria-label": `Trial of ${label}` },
-    el("h4", {}, `On trial: ${label}, ${mode}${share}`, since ? ` since ${time(since)}` : ""),
-    live && candidate && table(`${label} beside the live version`,
-      ["", "Live", label, "Limit"], comparison(live, candidate, limits)),
-    otherLimits(limits),
+/** Two versions side by side: one on trial, or one that went live a short while ago. */
+function trial(plugin, { digest, mode, percent: share, seconds, live, candidate, limits, shadow }) {
+  const label = plugin.versions.find((version) => version.digest === digest)?.label ?? digest.slice(0, 6);
+  const isNew = mode === "live";
+  const name = isNew ? `New: ${label}` : `On trial: ${label}, ${mode}${share ? ` ${share} %` : ""}`;
+  return el("section", { "data-trial": mode, "aria-label": name },
+    el("h4", {}, name, el("span", { class: "faint" }, `, for ${number(seconds)} s`)),
+    table(`${label} beside ${isNew ? "the version before" : "the live version"}`,
+      ["", isNew ? "Before" : "Live", label, "Limit"], comparison(live, candidate, limits ?? {})),
+    !limits && el("p", { class: "faint" }, "The guard is off: nothing is rolled back by itself."),
     shadow && shadowed(shadow));
 }
 
 function comparison(live, candidate, limits) {
+  const { min_requests: least, max_failure_rate: failures, max_deadline_rate: deadlines,
+    max_latency_ratio: ratio, min_latency_us: nothing } = limits;
   const marked = (text, isOver) => isOver ? el("strong", { class: "over" }, `${text} (over)`) : text;
   const upTo = (limit) => limit === undefined ? "" : `at most ${percent(limit)}`;
-  const late = (tally) => tally.requests ? tally.deadlines / tally.requests : 0;
-  const { min_requests: least, max_failure_rate: failures, max_deadline_rate: deadlines, max_latency_ratio: ratio } = limits;
-  const isSlow = ratio !== undefined && live.requests > 0 && candidate.p95_us > ratio * live.p95_us
-    && candidate.p95_us - live.p95_us > (limits.min_latency_us ?? 0);
+  const late = ({ deadlines, requests }) => requests ? deadlines / requests : 0;
+  const isSlow = live.requests > 0 && candidate.p95_us > ratio * live.p95_us && candidate.p95_us - live.p95_us > nothing;
   return [
-    ["Requests", live.requests, candidate.requests, least === undefined ? "" : `judged from ${least}`],
+    ["Requests", live.requests, candidate.requests, least === undefined ? "" : `judged from ${least} on`],
     ["Failures", live.failures, candidate.failures, ""],
     ["Failure rate", percent(live.failure_rate),
       marked(percent(candidate.failure_rate), candidate.failure_rate > failures), upTo(failures)],
     ["Out of time", percent(late(live)), marked(percent(late(candidate)), late(candidate) > deadlines), upTo(deadlines)],
     ["p50 µs", live.p50_us, candidate.p50_us, ""],
     ["p95 µs", live.p95_us, isSlow ? marked(number(candidate.p95_us), true) : candidate.p95_us,
-      ratio === undefined ? "" : `at most ${number(ratio)} × live`],
+      ratio === undefined ? "" : `at most ${number(ratio)} times as long, or ${number(nothing)} more`],
     ["p99 µs", live.p99_us, candidate.p99_us, ""],
   ];
-}
-
-const SHOWN_LIMITS = ["min_requests", "max_failure_rate", "max_deadline_rate", "max_latency_ratio"];
-
-function otherLimits(limits) {
-  const others = Object.entries(limits).filter(([name]) => !SHOWN_LIMITS.includes(name));
-  if (!others.length) return undefined;
-  return el("p", { class: "faint" }, `Guard: ${others.map(([name, value]) => `${name} ${value}`).join(", ")}`);
 }
 
 function shadowed(shadow) {
