@@ -34,6 +34,8 @@ test: build models guests ## All tests; needs no GPU, and npm for plugins in Jav
 	@tests/clients/run.sh
 	$(call say,The operator's page in a browser)
 	@python3 tests/ui/run.py
+	$(call say,Roll-outs over a registry)
+	@python3 tests/rollout/run.py
 	$(call say,Mixed traffic for a short while)
 	@python3 tests/soak/soak.py --seconds 20
 
@@ -98,6 +100,10 @@ test-languages: build ## Plugins in each language: new, build, test, serve, conf
 	$(call say,Plugins in five languages)
 	@python3 tests/languages/run.py
 
+test-rollout: build ## Gateways that follow one configuration over a real registry, which fails in every way (fetches docker-registry)
+	$(call say,Roll-outs over a registry)
+	@python3 tests/rollout/run.py
+
 # --- gates ---------------------------------------------------------------------------------------
 
 verify: models ## Every gate that a CPU can run, in one table and JSON (LLAMACPP=1 adds the comparison with llama.cpp)
@@ -148,4 +154,4 @@ bench-grammar: build models ## Constrain the demo model by 220 schemas, validate
 bench-sampler: build ## What choosing a token costs at 256,000 entries on one core: table, and JSON
 	target/release/examples/bench_sampler > target/sampler.json
 
-.PHONY: help demo test test-ui test-languages check-tools plugins build guests models lint deny check-aarch64 check-cuda verify mutants cuda-mutants soak fuzz verify-llamacpp verify-quantize gpu-bundle bench-cpu bench-latency bench-plugins bench-release bench-grammar bench-sampler
+.PHONY: help demo test test-ui test-languages test-rollout check-tools plugins build guests models lint deny check-aarch64 check-cuda verify mutants cuda-mutants soak fuzz verify-llamacpp verify-quantize gpu-bundle bench-cpu bench-latency bench-plugins bench-release bench-grammar bench-sampler

@@ -10,8 +10,10 @@ mod location;
 mod overrides;
 mod provenance;
 mod resolve;
+mod sources;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroUsize},
@@ -26,7 +28,10 @@ pub(crate) use error::nearest;
 pub use file::{Device, Dtype, FailurePolicyName, GrantName, LogFormat, Quantize, SamplingSection};
 pub use overrides::Overrides;
 
-use crate::signing::TrustedKeys;
+use crate::{
+    oci::{Reference, Registries},
+    signing::TrustedKeys,
+};
 
 /// The commented default configuration, as `gapura check --print-default` writes it.
 pub const DEFAULT_TOML: &str = include_str!("config/default.toml");
@@ -52,6 +57,8 @@ pub struct Config {
     pub sampling: SamplingDefaults,
     /// Where plugins come from and what they may use.
     pub plugins: PluginsConfig,
+    /// How registries are reached.
+    pub registries: Registries,
     /// The routes, in the order of the file. Never empty.
     pub routes: Vec<RouteConfig>,
     /// API keys; empty where the server is open.
@@ -205,7 +212,7 @@ pub struct PluginsConfig {
     pub releases_dir: Option<PathBuf>,
     /// Versions of each plugin that are kept.
     pub keep_versions: usize,
-    /// Load what changes in `dir`.
+    /// Load what changes in `dir`, and the configuration when its file changes.
     pub watch: bool,
     /// Compiled code, by digest.
     pub cache_dir: PathBuf,
@@ -217,6 +224,19 @@ pub struct PluginsConfig {
     pub trusted_keys: TrustedKeys,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimits,
+    /// Plugins that come from registries, by name.
+    pub sources: BTreeMap<String, SourceConfig>,
+}
+
+/// One plugin of `[plugins.sources]`, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceConfig {
+    /// Always with a digest.
+    pub reference: Reference,
+    /// That digest: the manifest's SHA-256.
+    pub manifest: Digest,
+    /// Requests of a hundred that it answers first; `None`: it goes live.
+    pub canary: Option<u8>,
 }
 
 /// `[plugins.guard]`, checked.
@@ -375,10 +395,15 @@ impl Config {
         let document = location::Document { path, source };
         let mut tree = file::ConfigFile::parse(&document)?;
         resolve::check_tree(&tree, &document)?;
+        let registries = sources::registries(&tree.registries, environment, &document)?;
         let from_environment = environment.overrides()?;
         from_environment.apply(&mut tree);
         flags.apply(&mut tree);
-        resolve::resolve(tree, &document, &from_environment)
+        let config = resolve::resolve(tree, &document, &from_environment)?;
+        Ok(Self {
+            registries,
+            ..config
+        })
     }
 }
 

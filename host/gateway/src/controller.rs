@@ -7,6 +7,7 @@
 mod chains;
 mod draft;
 mod error;
+mod follow;
 mod guard;
 mod history;
 mod inbox;
@@ -16,6 +17,7 @@ mod registry;
 mod release;
 mod reload;
 mod serving;
+mod sources;
 mod start;
 mod store;
 mod verify;
@@ -41,11 +43,12 @@ pub use registry::{
     WatchStatus,
 };
 pub use release::{Check, Facts, MoveError, Source, TrialMode, Version, VersionState};
+pub use sources::{SourceState, SourceStatus};
 pub use watch::Watch;
 
 use crate::{
     auth::Auth,
-    config::{Config, Environment, Overrides},
+    config::{Config, Digest, Environment, Overrides},
     pipeline::Prefill,
     routing::{Route, RouteTable},
     telemetry::{Ledger, Metrics},
@@ -53,6 +56,7 @@ use crate::{
 use history::History;
 use release::Releases;
 use serving::Serving;
+use sources::Attempts;
 use store::Store;
 
 /// Longest time that a change waits for the prefixes of its routes to be computed.
@@ -77,11 +81,15 @@ pub struct Controller {
     changing: Mutex<()>,
     /// Held for moments only, so that status answers while something changes.
     state: Mutex<State>,
+    /// What becomes of plugins by reference. Held for moments only, and never with `state`.
+    attempts: Mutex<Attempts>,
 }
 
 /// What the controller knows.
 struct State {
     config: Arc<Config>,
+    /// What its file held when it was last read, good or bad.
+    config_file: Option<Digest>,
     /// The loaded model, once there is one.
     model: Option<ModelInfo>,
     releases: Releases,
@@ -109,6 +117,11 @@ impl Controller {
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.state().config)
+    }
+
+    /// What the configuration's file held when it was last read.
+    fn config_file(&self) -> Option<Digest> {
+        self.state().config_file
     }
 
     /// Takes notice of the model: its name becomes that of the default route, and the built-in
@@ -191,6 +204,10 @@ impl Controller {
     /// A panic in an earlier change has left the tables whole: each is replaced at once.
     fn begin(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

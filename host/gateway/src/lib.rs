@@ -9,6 +9,7 @@ pub mod config;
 pub mod controller;
 pub mod error;
 pub mod model_loader;
+pub mod oci;
 pub mod openai;
 pub mod pipeline;
 mod progress;

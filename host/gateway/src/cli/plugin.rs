@@ -4,7 +4,9 @@ mod bench;
 pub(super) mod build;
 mod inspect;
 mod ledger;
+mod location;
 mod project;
+mod publish;
 mod records;
 mod remote;
 mod replay;
@@ -59,8 +61,15 @@ Medians are held against the budget; on a busy machine repeat it.")]
     #[command(after_help = "Examples:
   gapura plugin push persona plugins/target/components/persona.wasm
   gapura plugin push persona persona.wasm --until verified   # to try it out before it serves
+  gapura plugin push persona oci://registry.example.com/team/persona:1.2.0
   GAPURA_ADMIN_TOKEN=… gapura plugin push persona persona.wasm --server http://gateway:8000")]
     Push(remote::PushArgs),
+    /// Put a component into an OCI registry; prints its reference by digest, for [plugins.sources].
+    #[command(after_help = "Examples:
+  gapura plugin publish persona.wasm oci://registry.example.com/team/persona:1.2.0
+  gapura plugin publish persona.wasm oci://127.0.0.1:5000/persona
+  gapura plugin publish persona.wasm oci://registry.example.com/persona --config gapura.toml")]
+    Publish(publish::PublishArgs),
     /// Check a staged version again: that it links to what its routes grant, and keeps its golden
     /// cases.
     #[command(after_help = "Examples:
@@ -131,7 +140,8 @@ not, 2 where that cannot be found out. The cost is shown and not compared.")]
     #[command(after_help = "Examples:
   gapura plugin inspect persona.wasm
   gapura plugin inspect persona.wasm --trust ed25519:…    # fails unless this key has signed it
-  gapura plugin inspect persona.wasm --json")]
+  gapura plugin inspect persona.wasm --json
+  gapura plugin inspect oci://registry.example.com/team/persona:1.2.0")]
     Inspect(inspect::InspectArgs),
 }
 
@@ -145,6 +155,7 @@ impl PluginCommand {
             Self::Test(args) => args.run(),
             Self::Bench(args) => args.run(),
             Self::Push(args) => args.run(),
+            Self::Publish(args) => args.run(),
             Self::Verify(args) => args.run("verify"),
             Self::Shadow(args) => args.run("shadow"),
             Self::Canary(args) => args.run(),

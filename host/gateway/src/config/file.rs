@@ -2,6 +2,7 @@
 //! `default.toml` beside this file shows all of it with the defaults.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
@@ -31,6 +32,9 @@ pub struct ConfigFile {
     pub sampling: SamplingSection,
     /// Where plugins come from and what they may use.
     pub plugins: PluginsSection,
+    /// How registries are reached, by `HOST[:PORT]`. One that is not here is asked by HTTPS and
+    /// without a login, one on this machine by HTTP.
+    pub registries: BTreeMap<String, RegistrySection>,
     /// The routes. Without any, one named `default` with the built-in template of the
     /// model's architecture.
     pub routes: Vec<RouteSection>,
@@ -362,7 +366,7 @@ pub struct PluginsSection {
     pub releases_dir: Option<PathBuf>,
     /// Versions of each plugin that are kept, beside those that serve. Default 10.
     pub keep_versions: NonZeroUsize,
-    /// Load what changes in `dir`. Default true.
+    /// Load what changes in `dir`, and read this file again when it has changed. Default true.
     pub watch: bool,
     /// Folder for compiled code. Default `~/.cache/gapura/plugins`.
     pub cache_dir: Option<PathBuf>,
@@ -375,6 +379,42 @@ pub struct PluginsSection {
     pub trusted_keys: Vec<TrustedKeySection>,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimitsSection,
+    /// Plugins that come from registries, by name: each version as it is to serve. Default none.
+    pub sources: BTreeMap<String, SourceSection>,
+}
+
+/// One plugin of `[plugins.sources]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "a reference is needed, such as `\"oci://registry.example.com/team/persona@sha256:…\"`, \
+                 or a table `{ oci = \"…\", canary = 10 }`"
+)]
+pub enum SourceSection {
+    /// It goes live.
+    Live(String),
+    /// It begins as a canary, if it says so.
+    Tried {
+        /// The reference, with the digest of the manifest.
+        oci: String,
+        /// Requests of a hundred that it answers, 1 to 100, until it is activated or rolled back.
+        /// Default: it goes live.
+        #[serde(default)]
+        canary: Option<u8>,
+    },
+}
+
+/// `[registries."HOST[:PORT]"]`: how one registry is reached.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistrySection {
+    /// The user that asks. Default none.
+    pub username: Option<String>,
+    /// The environment variable that holds the user's password or token.
+    pub password_env: Option<String>,
+    /// HTTP without TLS, passwords included. Default: true for this machine, else false.
+    pub plain_http: Option<bool>,
 }
 
 impl Default for PluginsSection {
@@ -389,6 +429,7 @@ impl Default for PluginsSection {
             guard: GuardSection::default(),
             trusted_keys: Vec::new(),
             limits: PluginLimitsSection::default(),
+            sources: BTreeMap::new(),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{ops::Range, path::Path};
 
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::ConfigError;
 
@@ -40,17 +43,38 @@ impl Document<'_> {
         let table = DeTable::parse(self.source).ok()?;
         let mut span = None;
         let mut value: Option<&DeValue<'_>> = None;
-        for part in key.split('.') {
-            let next = match (value, part.parse::<usize>()) {
-                (None, _) => table.get_ref().get(part),
-                (Some(DeValue::Array(array)), Ok(index)) => array.get(index),
-                (Some(DeValue::Table(table)), _) => table.get(part),
+        let mut rest = key;
+        while !rest.is_empty() {
+            let next = match value {
+                None => of_table(table.get_ref(), rest),
+                Some(DeValue::Table(table)) => of_table(table, rest),
+                Some(DeValue::Array(array)) => {
+                    let (index, rest) = rest.split_once('.').unwrap_or((rest, ""));
+                    let found = index.parse().ok().and_then(|index: usize| array.get(index));
+                    found.map(|found| (found, rest))
+                }
                 _ => None,
             };
-            let Some(next) = next else { break };
+            let Some((next, after)) = next else { break };
             span = Some(next.span());
             value = Some(next.get_ref());
+            rest = after;
         }
         span
     }
+}
+
+/// The value at the beginning of `key`, and what is left of the key. Names may have dots.
+fn of_table<'t, 'k>(
+    table: &'t DeTable<'t>,
+    key: &'k str,
+) -> Option<(&'t Spanned<DeValue<'t>>, &'k str)> {
+    let entries = table.iter().filter_map(|(name, value)| {
+        let rest = key.strip_prefix(name.get_ref().as_ref())?;
+        match rest.strip_prefix('.') {
+            Some(rest) => Some((value, rest)),
+            None => rest.is_empty().then_some((value, rest)),
+        }
+    });
+    entries.min_by_key(|(_, rest)| rest.len())
 }

@@ -20,9 +20,9 @@ use super::{
         RouteSection, ServerSection,
     },
     location::Document,
-    provenance,
+    provenance, sources,
 };
-use crate::{builtin, signing::TrustedKeys};
+use crate::{builtin, oci::Registries, signing::TrustedKeys};
 
 /// Why there is no float16.
 const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
@@ -47,6 +47,7 @@ pub(super) fn check_tree(tree: &ConfigFile, document: &Document<'_>) -> Result<(
     }
     check_sampling(&tree.sampling, "sampling", document)?;
     provenance::check(tree, document)?;
+    sources::check(&tree.plugins.sources, document)?;
     let mut names: HashMap<&str, &str> = HashMap::new();
     for (index, route) in tree.routes.iter().enumerate() {
         let key = format!("routes.{index}");
@@ -357,7 +358,10 @@ pub(super) fn resolve(
             ),
             trusted_keys,
             limits,
+            sources: sources::resolve(&tree.plugins.sources),
         },
+        // Their passwords come from the environment.
+        registries: Registries::new(),
         routes,
         keys,
     };

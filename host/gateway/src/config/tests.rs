@@ -35,7 +35,7 @@ fn nothing_at_all_is_a_configuration() {
 #[test]
 fn unknown_keys_get_the_nearest_name_and_the_place() {
     insta::assert_snapshot!(message("[server]\nlistne = '127.0.0.1:1'\n"), @"gapura.toml:2:1: unknown key `listne`, did you mean `listen`? (known here: listen, allow_open, max_body_bytes, max_messages, request_timeout_seconds, body_timeout_seconds, header_timeout_seconds, drain_timeout_seconds, keep_alive_seconds, stall_seconds, cors_allow_origins, max_requests_per_minute)");
-    insta::assert_snapshot!(message("[plugin]\n"), @"gapura.toml:1:2: unknown key `plugin`, did you mean `plugins`? (known here: server, admin, log, model, cuda, engine, sampling, plugins, routes, keys)");
+    insta::assert_snapshot!(message("[plugin]\n"), @"gapura.toml:1:2: unknown key `plugin`, did you mean `plugins`? (known here: server, admin, log, model, cuda, engine, sampling, plugins, registries, routes, keys)");
     insta::assert_snapshot!(message("[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatml', grants = ['tokeniser'] }]\n"), @"gapura.toml:3:43: unknown value `tokeniser`, did you mean `tokenizer`? (known here: log, config, tokenizer, metrics, kv, clock, random, model)");
 }
 
@@ -312,7 +312,8 @@ fn the_printed_default_has_every_key_and_only_right_ones() {
         .filter(|key| !key.starts_with(".routes"))
         .collect();
     assert!(missing.is_empty(), "default.toml lacks {missing:?}");
-    assert!(parse(&uncommented()).is_ok());
+    let variables = [("REGISTRY_PASSWORD", "secret")];
+    assert!(parse_with(&uncommented(), &variables).is_ok());
 }
 
 fn absent_keys(at: &str, value: &serde_json::Value) -> Vec<String> {
@@ -344,4 +345,35 @@ fn log_levels_are_known_by_pythons_names_too_and_nothing_else_is_one() {
         let message = level(wrong).unwrap_err().to_string();
         assert!(message.contains(&format!("`{wrong}` is not")), "{message}");
     }
+}
+
+#[test]
+fn sources_are_pinned_and_registries_have_their_passwords() {
+    let digest = "a1".repeat(32);
+    let pinned = format!("oci://registry.example.com/team/persona:1@sha256:{digest}");
+    let toml = format!(
+        "[plugins.sources]\npersona = '{pinned}'\nguard = {{ oci = '{pinned}', canary = 10 }}\n\
+         [registries.'registry.example.com']\nusername = 'u'\npassword_env = 'P'\n"
+    );
+    let config = parse_with(&toml, &[("P", "secret")]).unwrap();
+    let [guard, persona] = ["guard", "persona"].map(|name| &config.plugins.sources[name]);
+    assert_eq!(persona.reference.to_string(), pinned);
+    assert_eq!(persona.manifest.to_hex(), digest);
+    assert_eq!((persona.canary, guard.canary), (None, Some(10)));
+    let login = config.registries["registry.example.com"].login.as_ref();
+    assert_eq!(login.map(|login| login.password.expose()), Some("secret"));
+    assert!(!format!("{config:?}").contains("secret"));
+}
+
+#[test]
+fn what_two_gateways_could_read_differently_is_no_desired_state() {
+    let digest = "a1".repeat(32);
+    insta::assert_snapshot!(message("[plugins.sources]\npersona = 'oci://r.example.com/persona:1.2.0'\n"), @"gapura.toml:2:11: `oci://r.example.com/persona:1.2.0` names a tag, which can be moved, so that two gateways would differ; name the version by its digest, `oci://…@sha256:…`, as `gapura plugin publish` prints it");
+    insta::assert_snapshot!(message("[plugins.sources]\npersona = 'r.example.com/persona'\n"), @"gapura.toml:2:11: `r.example.com/persona` is not a reference such as `oci://registry.example.com/team/persona:1.2.0` or `oci://registry.example.com/team/persona@sha256:…`: it does not begin with `oci://`");
+    insta::assert_snapshot!(message(&format!("[plugins.sources]\npersona = {{ oci = 'oci://r.example.com/p@sha256:{digest}', canary = 0 }}\n")), @"gapura.toml:2:11: `canary` is 0; a canary answers 1 to 100 of a hundred requests");
+    insta::assert_snapshot!(message(&format!("[plugins.sources]\ntemplate = 'oci://r.example.com/p@sha256:{digest}'\n")), @"gapura.toml:2:12: `template` cannot be the name of a plugin: in a route it stands for the built-in template that suits the model");
+    insta::assert_snapshot!(message("[plugins.sources]\npersona = 3\n"), @r#"gapura.toml:2:11: a reference is needed, such as `"oci://registry.example.com/team/persona@sha256:…"`, or a table `{ oci = "…", canary = 10 }`"#);
+    insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\n"), @"gapura.toml:1:13: `username` and `password_env` belong together; say both, or neither");
+    insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\npassword_env = 'NOT_SET'\n"), @"gapura.toml:3:16: the environment variable `NOT_SET` is not set; it is to hold the password of `u`");
+    insta::assert_snapshot!(message("[registries.'https://r.example.com']\n"), @"gapura.toml:1:13: `https://r.example.com` is not a registry such as `registry.example.com` or `127.0.0.1:5000`");
 }

@@ -165,7 +165,7 @@ fn unknown_plugin(route: &str, plugin: &str, serving: &BTreeMap<String, Serving>
         route: route.to_owned(),
         plugin: plugin.to_owned(),
         advice: format!(
-            "{hint}there are {}; others come from [plugins] dir as {plugin}.wasm",
+            "{hint}there are {}; others come from [plugins] dir as {plugin}.wasm, or from [plugins.sources]",
             names.join(", ")
         ),
     }

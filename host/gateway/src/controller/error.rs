@@ -6,7 +6,7 @@ use gapura_plugin_runtime::{ChainError, LoadError, WatchError};
 use thiserror::Error;
 
 use super::MoveError;
-use crate::{config::ConfigError, error::ApiError, signing::SignatureError};
+use crate::{config::ConfigError, error::ApiError, oci::OciError, signing::SignatureError};
 
 /// A change that did not happen.
 #[derive(Debug, Error)]
@@ -121,6 +121,14 @@ pub enum ControlError {
         /// The nearest name, and where plugins come from.
         advice: String,
     },
+    /// A plugin that the configuration names by reference cannot be had.
+    #[error("plugin `{name}` cannot be pulled: {reason}")]
+    Registry {
+        /// The plugin.
+        name: String,
+        /// What the registry did.
+        reason: OciError,
+    },
     /// The configuration cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -208,6 +216,7 @@ impl ControlError {
             Self::Signature { source, .. } | Self::NotSigned { source, .. } => source.code(),
             Self::NotPinned { .. } => "digest_mismatch",
             Self::UnknownPlugin { .. } => "unknown_plugin",
+            Self::Registry { .. } => "registry_failed",
             Self::Config(_) => "invalid_config",
             Self::NeedsRestart { .. } => "needs_restart",
             Self::NoConfigFile => "no_config_file",
@@ -259,6 +268,7 @@ impl From<ControlError> for ApiError {
             | ControlError::Config(_)
             | ControlError::NeedsRestart { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ControlError::NoConfigFile => StatusCode::BAD_REQUEST,
+            ControlError::Registry { .. } => StatusCode::BAD_GATEWAY,
             // The disk is ours; but it is the administrator who asks, and who can help.
             ControlError::Watch(_)
             | ControlError::Store { .. }

@@ -20,12 +20,14 @@ pub(super) const MAX_CHANGES: usize = 1000;
 pub enum Origin {
     /// The administration API.
     Admin,
-    /// The plugin folder.
+    /// A file that has changed: of the plugin folder, or the configuration.
     File,
     /// SIGHUP.
     Signal,
     /// The guard that watches versions on trial.
     Guard,
+    /// A reference of the configuration to a registry.
+    Registry,
 }
 
 impl fmt::Display for Origin {
@@ -35,6 +37,7 @@ impl fmt::Display for Origin {
             Self::File => "file",
             Self::Signal => "signal",
             Self::Guard => "guard",
+            Self::Registry => "registry",
         })
     }
 }

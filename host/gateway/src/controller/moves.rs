@@ -27,6 +27,18 @@ pub enum Until {
     Live,
 }
 
+/// An artefact that has come.
+pub(super) struct Arrival<'a> {
+    pub(super) component: &'a [u8],
+    /// Its SHA-256.
+    pub(super) digest: &'a str,
+    /// One of it that came along.
+    pub(super) signature: Option<Signature>,
+    pub(super) origin: Origin,
+    /// SHA-256 of the manifest by which a registry has it.
+    pub(super) manifest: Option<&'a str>,
+}
+
 impl Controller {
     /// Keeps `component` as the newest version of `name` and carries it as far as `until` says.
     ///
@@ -128,18 +140,7 @@ impl Controller {
     ) -> Result<PluginStatus, ControlError> {
         let _changing = self.begin();
         let digest = self.find(name, digits, "try out")?;
-        let mut draft = self.draft();
-        let release = draft.release(name);
-        if release
-            .trial()
-            .is_some_and(|trial| trial.digest == digest && trial.mode == mode)
-        {
-            return self.status(name);
-        }
-        release.try_out(name, &digest, mode)?;
-        let outcome = super::VersionState::Trial(mode);
-        draft.note_version(Change::plugin(Origin::Admin, name, outcome), &digest);
-        self.finish(name, draft, false)?;
+        self.put_on_trial(name, &digest, mode, Origin::Admin)?;
         self.status(name)
     }
 
@@ -228,14 +229,24 @@ impl Controller {
         until: Until,
     ) -> Result<(), ControlError> {
         verify::check_name(name)?;
-        match signature {
-            Ok(signature) => self.stage(name, component, digest, signature, origin)?,
-            Err(error) => {
-                self.stage(name, component, digest, None, origin)?;
-                let _changing = self.begin();
-                self.note_check(name, digest, origin, Err(&error))?;
-                return Err(error);
-            }
+        let (signature, refusal) = match signature {
+            Ok(signature) => (signature, None),
+            Err(error) => (None, Some(error)),
+        };
+        self.stage(
+            name,
+            &Arrival {
+                component,
+                digest,
+                signature,
+                origin,
+                manifest: None,
+            },
+        )?;
+        if let Some(error) = refusal {
+            let _changing = self.begin();
+            self.note_check(name, digest, origin, Err(&error))?;
+            return Err(error);
         }
         if until == Until::Staged {
             return Ok(());
@@ -248,14 +259,8 @@ impl Controller {
         self.make_live(name, digest, origin)
     }
 
-    fn stage(
-        &self,
-        name: &str,
-        component: &[u8],
-        digest: &str,
-        signature: Option<Signature>,
-        origin: Origin,
-    ) -> Result<(), ControlError> {
+    pub(super) fn stage(&self, name: &str, arrival: &Arrival<'_>) -> Result<(), ControlError> {
+        let Arrival { digest, origin, .. } = *arrival;
         let _changing = self.begin();
         let mut draft = self.draft();
         let release = draft.release(name);
@@ -264,21 +269,26 @@ impl Controller {
             digest: digest.to_owned(),
             source: match origin {
                 Origin::File => Source::File,
+                Origin::Registry => Source::Registry,
                 _ => Source::Pushed,
             },
+            manifest: arrival.manifest.map(str::to_owned),
             since: history::now(),
             check: Check::Pending,
             withdrawn: None,
-            size_bytes: component.len() as u64,
+            size_bytes: arrival.component.len() as u64,
             signatures: Vec::new(),
         });
-        if let Some(signature) = signature {
-            release.sign(digest, signature);
+        if let Some(signature) = &arrival.signature {
+            release.sign(digest, signature.clone());
         }
         if origin == Origin::File {
             release.file = Some(digest.to_owned());
         }
-        self.store.put(digest, component)?;
+        if let Some(manifest) = arrival.manifest {
+            release.desire(manifest, digest);
+        }
+        self.store.put(digest, arrival.component)?;
         if is_new {
             draft.note_version(Change::plugin(origin, name, "staged"), digest);
         }
@@ -286,7 +296,12 @@ impl Controller {
     }
 
     /// Verifies a staged version; the work is done while other changes go on.
-    fn verify_version(&self, name: &str, digest: &str, origin: Origin) -> Result<(), ControlError> {
+    pub(super) fn verify_version(
+        &self,
+        name: &str,
+        digest: &str,
+        origin: Origin,
+    ) -> Result<(), ControlError> {
         let examined = self
             .store
             .get(digest)
@@ -343,12 +358,20 @@ impl Controller {
     }
 
     /// With `changing` held.
-    fn make_live(&self, name: &str, digest: &str, origin: Origin) -> Result<(), ControlError> {
+    pub(super) fn make_live(
+        &self,
+        name: &str,
+        digest: &str,
+        origin: Origin,
+    ) -> Result<(), ControlError> {
         let mut draft = self.draft();
         let release = draft.release(name);
         let before = release.live().map(str::to_owned);
         if before.as_deref() == Some(digest) {
-            return Ok(());
+            return match release.fulfil(digest) {
+                true => self.commit(draft),
+                false => Ok(()),
+            };
         }
         release.activate(name, digest)?;
         if let Some(before) = before {
@@ -356,6 +379,28 @@ impl Controller {
         }
         draft.note_version(Change::plugin(origin, name, "live"), digest);
         self.finish(name, draft, true)
+    }
+
+    /// With `changing` held.
+    pub(super) fn put_on_trial(
+        &self,
+        name: &str,
+        digest: &str,
+        mode: TrialMode,
+        origin: Origin,
+    ) -> Result<(), ControlError> {
+        let mut draft = self.draft();
+        let release = draft.release(name);
+        if release
+            .trial()
+            .is_some_and(|trial| trial.digest == digest && trial.mode == mode)
+        {
+            return Ok(());
+        }
+        release.try_out(name, digest, mode)?;
+        let outcome = super::VersionState::Trial(mode);
+        draft.note_version(Change::plugin(origin, name, outcome), digest);
+        self.finish(name, draft, false)
     }
 
     /// Loads what `draft` lets `name` serve with, builds the chains, commits and swaps. A live
@@ -400,7 +445,7 @@ impl Controller {
         chains::build(&config, model.as_ref(), &all, &releases, changed)
     }
 
-    fn draft(&self) -> Draft {
+    pub(super) fn draft(&self) -> Draft {
         Draft::of(&self.state().releases)
     }
 

@@ -7,12 +7,16 @@
 //!                                               └──────────┘
 //! ```
 
+mod desired;
+
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::signing::Signature;
+use desired::Desired;
+pub(super) use desired::Standing;
 
 /// Fewest digits of a digest that name a version.
 const MIN_DIGITS: usize = 6;
@@ -37,6 +41,9 @@ pub(super) struct Release {
     trial: Option<Trial>,
     /// What the file of the plugin folder held when it was last taken up, good or bad.
     pub(super) file: Option<String>,
+    /// What the configuration names, once it was taken up.
+    #[serde(default)]
+    desired: Option<Desired>,
 }
 
 /// One artefact of a plugin.
@@ -46,6 +53,9 @@ pub struct Version {
     pub digest: String,
     /// Where it came from.
     pub source: Source,
+    /// SHA-256 of the manifest by which a registry has it, if it came from one.
+    #[serde(default)]
+    pub manifest: Option<String>,
     /// Seconds since 1970 when it came.
     pub since: u64,
     /// What verification found.
@@ -79,6 +89,8 @@ pub enum Source {
     File,
     /// The administration API.
     Pushed,
+    /// A registry, by a reference of the configuration.
+    Registry,
 }
 
 /// What verification found.
@@ -320,10 +332,12 @@ impl Release {
             .position(|known| known.digest == version.digest);
         let Some(index) = known else {
             // One artefact that may not serve is enough to look at; the folder's own is still
-            // there, and may be tried again.
-            let file = self.file.as_deref();
+            // there, and may be tried again, and the one that is wanted is remembered.
+            let (file, desired) = (self.file.as_deref(), self.desired.as_ref());
             self.versions.retain(|version| {
-                !matches!(version.check, Check::Failed { .. }) || file == Some(&version.digest)
+                !matches!(version.check, Check::Failed { .. })
+                    || file == Some(&version.digest)
+                    || desired.is_some_and(|desired| desired.is(&version.digest))
             });
             self.versions.insert(0, version);
             return;
@@ -410,6 +424,7 @@ impl Release {
         }
         self.check_passed(name, digest)?;
         self.clear_withdrawal(digest);
+        self.fulfil(digest);
         let digest = digest.to_owned();
         self.trial = Some(Trial { digest, mode });
         Ok(())
@@ -425,6 +440,7 @@ impl Release {
         self.trial.take_if(|trial| trial.digest == digest);
         self.lives.retain(|live| live != digest);
         self.lives.push(digest.to_owned());
+        self.fulfil(digest);
         Ok(())
     }
 
@@ -502,6 +518,7 @@ impl Release {
                     .trial
                     .as_ref()
                     .is_some_and(|trial| trial.digest == digest)
+                || self.is_desired(digest)
                 || version.source == Source::Builtin;
             if !is_needed {
                 let gone = self.versions.remove(index).digest;
@@ -627,6 +644,7 @@ mod tests {
         Version {
             digest: digit.to_string().repeat(64),
             source: Source::Pushed,
+            manifest: None,
             since: 0,
             check: Check::Pending,
             withdrawn: None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, ControlError, Controller, Origin, chains, draft::Draft};
+use super::{Change, ControlError, Controller, Origin, chains, draft::Draft, follow};
 use crate::{
     auth::Auth,
     config::{Config, ServerConfig},
@@ -15,8 +15,10 @@ impl Controller {
     /// # Errors
     /// [`ControlError`]; nothing has changed then.
     pub fn reload(&self, origin: Origin) -> Result<(), ControlError> {
+        // Before the change: a registry may take its time, and nothing else is to wait for it.
+        let brought = self.bring_what_is_named();
         let _changing = self.begin();
-        let result = self.read_and_swap();
+        let result = brought.and_then(|()| self.read_and_swap());
         self.metrics
             .reload(if result.is_ok() { "live" } else { "refused" });
         match &result {
@@ -34,10 +36,23 @@ impl Controller {
         result
     }
 
+    /// Pulls what routes of the file bind and it names by reference, if it is not there.
+    fn bring_what_is_named(&self) -> Result<(), ControlError> {
+        let config = self.read()?;
+        check_fixed(&self.config(), &config)?;
+        self.bring_missing(&config)
+    }
+
+    fn read(&self) -> Result<Config, ControlError> {
+        let config = self.config();
+        let path = config.path.as_deref().ok_or(ControlError::NoConfigFile)?;
+        self.state().config_file = follow::digest(path).ok();
+        Ok(Config::load(Some(path), &self.environment, &self.flags)?)
+    }
+
     fn read_and_swap(&self) -> Result<(), ControlError> {
         let (running, serving, releases) = self.inputs();
-        let path = running.path.as_deref().ok_or(ControlError::NoConfigFile)?;
-        let mut config = Config::load(Some(path), &self.environment, &self.flags)?;
+        let mut config = self.read()?;
         check_fixed(&running, &config)?;
         let model = self.state().model.clone();
         if let Some(model) = &model {

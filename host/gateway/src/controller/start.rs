@@ -2,7 +2,7 @@
 //! plugin folder meanwhile.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, OnceLock},
 };
@@ -14,9 +14,10 @@ use tokio::sync::broadcast;
 use super::{
     Change, ControlError, Controller, MAX_UNHEARD, Origin, State, chains,
     draft::Draft,
-    history, inbox, provenance,
+    follow, history, inbox, provenance,
     release::{Check, Release, Source, Version},
     serving::{Serving, Shelf},
+    sources,
     store::{Kept, Store},
     verify,
 };
@@ -76,11 +77,15 @@ impl Controller {
         store: Store,
         kept: Kept,
     ) -> Result<Self, ControlError> {
+        // Before anything takes its time: what changes meanwhile is read again.
+        let path = config.path.as_deref();
+        let config_file = path.and_then(|path| follow::digest(path).ok());
         let mut draft = Draft::of(&kept.releases);
         carry_builtins(&mut draft, &runtime, &store)?;
         if let Some(dir) = &config.plugins.dir {
             take_files(&mut draft, dir, &config, &runtime, &store)?;
         }
+        take_sources(&mut draft, &config, &runtime, &store)?;
         metrics.ledger().switch(config.plugins.ledger);
         let shelf = Shelf {
             runtime: &runtime,
@@ -110,11 +115,13 @@ impl Controller {
             changing: Mutex::new(()),
             state: Mutex::new(State {
                 config: Arc::new(config),
+                config_file,
                 model: None,
                 releases: draft.releases,
                 serving,
                 history,
             }),
+            attempts: Mutex::default(),
         };
         controller.note_serving();
         Ok(controller)
@@ -133,6 +140,7 @@ fn carry_builtins(
         draft.release(builtin.name).carry(Version {
             digest: plugin.digest().to_owned(),
             source: Source::Builtin,
+            manifest: None,
             since: history::now(),
             check: Check::Passed(verify::facts(&plugin, 0)),
             withdrawn: None,
@@ -192,6 +200,7 @@ fn take_files(
         release.stage(Version {
             digest: digest.clone(),
             source: Source::File,
+            manifest: None,
             since: history::now(),
             check: Check::Pending,
             withdrawn: None,
@@ -213,6 +222,46 @@ fn take_files(
             }
         };
         draft.note_version(change, &digest);
+    }
+    Ok(())
+}
+
+/// What a route needs, and nothing else gives, is pulled before the server starts. Everything else
+/// comes while it serves.
+fn take_sources(
+    draft: &mut Draft,
+    config: &Config,
+    runtime: &PluginRuntime,
+    store: &Store,
+) -> Result<(), ControlError> {
+    let live: BTreeSet<String> = draft
+        .releases
+        .plugins
+        .iter()
+        .filter(|(_, release)| release.live().is_some())
+        .map(|(name, _)| name.clone())
+        .collect();
+    for (name, source) in sources::missing(config, |name| live.contains(name)) {
+        let pulled = sources::pull_patiently(config, name, source, store)?;
+        let (plugin, facts) = verify::examine(runtime, name, &pulled.component)?;
+        let digest = plugin.digest();
+        let signature = provenance::read(name, digest, pulled.signature.as_deref())?;
+        store.put(digest, &pulled.component)?;
+        let manifest = source.manifest.to_hex();
+        let release = draft.release(name);
+        release.stage(Version {
+            digest: digest.to_owned(),
+            source: Source::Registry,
+            manifest: Some(manifest.clone()),
+            since: history::now(),
+            check: Check::Passed(facts),
+            withdrawn: None,
+            size_bytes: pulled.component.len() as u64,
+            signatures: signature.into_iter().collect(),
+        });
+        release.desire(&manifest, digest);
+        release.activate(name, digest)?;
+        draft.note_version(Change::plugin(Origin::Registry, name, "live"), digest);
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Changes with real components: the two that the binary carries stand for all.
 
 mod signatures;
+mod sources;
 
 use std::{fs, path::Path};
 
@@ -151,7 +152,7 @@ fn a_chain_that_would_not_work_keeps_the_server_from_starting() {
     let dir = tempfile::tempdir().unwrap();
     let code = |toml: &str| start(dir.path(), toml).map(drop).unwrap_err();
     let unknown = code("[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatlm' }]\n");
-    insta::assert_snapshot!(unknown.to_string(), @"route `a` needs the plugin `chatlm`, which is not there: did you mean `chatml`? there are chatml, gemma-chat; others come from [plugins] dir as chatlm.wasm");
+    insta::assert_snapshot!(unknown.to_string(), @"route `a` needs the plugin `chatlm`, which is not there: did you mean `chatml`? there are chatml, gemma-chat; others come from [plugins] dir as chatlm.wasm, or from [plugins.sources]");
     let two =
         "[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatml' }, { plugin = 'gemma-chat' }]\n";
     assert_eq!(code(two).code(), "two_renderers");

@@ -214,7 +214,7 @@ async fn move_plugin(
 async fn list_plugins(State(admin): State<Admin>) -> Json<Value> {
     let plugins = admin.controller.plugins().into_iter();
     let plugins: Vec<_> = plugins.map(|status| admin.with_ledger(status)).collect();
-    Json(json!({ "plugins": plugins }))
+    Json(json!({ "plugins": plugins, "sources": admin.controller.sources() }))
 }
 
 async fn show_plugin(

@@ -44,6 +44,8 @@ pub struct Metrics {
     observations_dropped: IntCounter,
     swaps: IntCounterVec,
     transitions: IntCounterVec,
+    pulls: IntCounterVec,
+    sources: IntGaugeVec,
     reloads: IntCounterVec,
     http_requests: IntCounterVec,
 }
@@ -159,6 +161,8 @@ impl Metrics {
                 names::TRANSITIONS,
                 &["plugin", "state", "origin"],
             ),
+            pulls: counters(&registry, names::PULLS, &["plugin", "outcome"]),
+            sources: int_gauges(&registry, names::SOURCES, &["plugin", "state"]),
             reloads: counters(&registry, names::RELOADS, &["outcome"]),
             http_requests: counters(
                 &registry,
@@ -240,6 +244,19 @@ impl Metrics {
         self.transitions
             .with_label_values(&[plugin, state, origin])
             .inc();
+    }
+
+    /// A registry was asked for a plugin.
+    pub fn pull(&self, plugin: &str, outcome: &str) {
+        self.pulls.with_label_values(&[plugin, outcome]).inc();
+    }
+
+    /// How the plugins stand that the configuration names by reference: plugin, state.
+    pub fn sources<'a>(&self, sources: impl Iterator<Item = (&'a str, &'a str)>) {
+        self.sources.reset();
+        for (plugin, state) in sources {
+            self.sources.with_label_values(&[plugin, state]).set(1);
+        }
     }
 
     /// The configuration was read again.

@@ -102,6 +102,10 @@ names! {
         "Changes of plugins, by plugin and outcome.";
     TRANSITIONS = "gapura_plugin_transitions_total",
         "Versions of plugins that came to a state, by plugin, state and origin; origin `guard` is a rollback by itself.";
+    PULLS = "gapura_plugin_pulls_total",
+        "Times that a plugin was asked for at its registry, by plugin and outcome.";
+    SOURCES = "gapura_plugin_source_info",
+        "1 for each plugin that the configuration names by reference, by plugin and state.";
     RELOADS = "gapura_config_reloads_total",
         "Configuration reloads, by outcome.";
     HTTP_REQUESTS = "http_requests_total",

@@ -1,23 +1,29 @@
 //! `gapura plugin inspect`: loads a component as the server would and says what it is.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-};
+use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use clap::Args;
 use gapura_plugin_runtime::{PluginRuntime, RuntimeConfig};
 use serde_json::json;
 
-use super::sign;
-use crate::{cases, config::Digest, signing::PublicKey};
+use super::location::Location;
+use crate::{
+    cases,
+    cli::ConfigArgs,
+    config::Digest,
+    signing::{PublicKey, Signature},
+};
 
 /// Which component.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// The component.
-    file: PathBuf,
+    /// The component: a file, or a reference such as oci://registry.example.com/persona:1.2.0.
+    #[arg(value_name = "FILE|REFERENCE")]
+    location: Location,
+    /// Its `[registries]` say how registries are reached.
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Fail unless this public key, or one of several, has signed it.
     #[arg(long, value_name = "KEY")]
     trust: Vec<PublicKey>,
@@ -29,17 +35,12 @@ pub(crate) struct InspectArgs {
 impl InspectArgs {
     /// Prints what the component is.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let file = self.file.display();
-        let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}"))?;
+        let location = &self.location;
+        let (component, signature) = location.read_signed(&self.config)?;
         let runtime = PluginRuntime::new(RuntimeConfig::default())?;
-        let name = self
-            .file
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .unwrap_or("plugin");
         let plugin = runtime
-            .load(&name.to_lowercase(), &component)
-            .with_context(|| format!("{file} is not a plugin that this version can run"))?;
+            .load(&location.stem(), &component)
+            .with_context(|| format!("{location} is not a plugin that this version can run"))?;
         let stages: Vec<_> = plugin.stages().iter().map(|stage| stage.as_str()).collect();
         let imports: Vec<_> = plugin
             .imports()
@@ -49,7 +50,7 @@ impl InspectArgs {
         let grants: Vec<_> = plugin.grants_needed().map(|grant| grant.as_str()).collect();
         let cases = cases::embedded(&component)?;
         let cases: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
-        let signed = self.signed(Digest::of(&component));
+        let signed = self.signed(Digest::of(&component), signature.as_deref());
         let mut out = io::stdout().lock();
         if self.json {
             let value = json!({
@@ -100,12 +101,14 @@ impl InspectArgs {
         self.demand(&signed)
     }
 
-    /// What the file beside the component is worth.
-    fn signed(&self, digest: Digest) -> Signed {
-        let signature = match sign::beside(&self.file) {
-            Ok(None) => return Signed::Not,
-            Ok(Some(signature)) => signature,
-            Err(error) => return Signed::Invalid(format!("{error:#}")),
+    /// What the signature that came with the component is worth.
+    fn signed(&self, digest: Digest, text: Option<&str>) -> Signed {
+        let Some(text) = text else {
+            return Signed::Not;
+        };
+        let signature = match Signature::parse(text) {
+            Ok(signature) => signature,
+            Err(error) => return Signed::Invalid(error.to_string()),
         };
         match signature.check(digest) {
             Err(error) => Signed::Invalid(error.to_string()),
@@ -120,13 +123,13 @@ impl InspectArgs {
         anyhow::ensure!(
             is_right,
             "{} is not signed by a key that --trust names",
-            self.file.display()
+            self.location
         );
         Ok(())
     }
 }
 
-/// What the file beside a component is worth.
+/// What the signature that came with a component is worth.
 enum Signed {
     /// There is none.
     Not,

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -15,8 +14,9 @@ use ureq::{
     http::{Response, StatusCode},
 };
 
-use super::{ledger, sign, trial};
+use super::{ledger, location::Location, trial};
 use crate::{
+    cli::ConfigArgs,
     config::{Digest, Secret},
     signing::{self, Signature},
 };
@@ -53,8 +53,13 @@ pub(crate) struct ServerArgs {
 pub(crate) struct PushArgs {
     /// The name that routes bind.
     name: String,
-    /// The component. Its signature, FILE.sig, goes along if it is there.
-    file: PathBuf,
+    /// The component: a file, or a reference such as oci://registry.example.com/persona:1.2.0. Its
+    /// signature, FILE.sig or what was published with it, goes along if there is one.
+    #[arg(value_name = "FILE|REFERENCE")]
+    location: Location,
+    /// Its `[registries]` say how registries are reached.
+    #[command(flatten)]
+    config: ConfigArgs,
     /// How far it is to come.
     #[arg(long, value_enum, default_value_t = UntilArg::Live)]
     until: UntilArg,
@@ -139,8 +144,7 @@ pub(crate) struct StatusArgs {
 impl PushArgs {
     /// Sends the component and prints what became of it.
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let file = self.file.display();
-        let component = std::fs::read(&self.file).with_context(|| format!("cannot read {file}"))?;
+        let (component, signature) = self.location.read_signed(&self.config)?;
         let until = match self.until {
             UntilArg::Staged => "staged",
             UntilArg::Verified => "verified",
@@ -148,7 +152,8 @@ impl PushArgs {
         };
         let path = format!("/admin/v1/plugins/{}?until={until}", self.name);
         let digest = Digest::of(&component).to_hex();
-        let signature = sign::beside(&self.file)?;
+        let signature = signature.as_deref().map(Signature::parse).transpose();
+        let signature = signature.with_context(|| format!("the signature of {}", self.location))?;
         let status = self.server.put(&path, &component, signature.as_ref())?;
         print_version(&status, &digest)
     }
@@ -273,6 +278,12 @@ impl StatusArgs {
             return Ok(());
         }
         writeln!(out, "{}\n{}", plugin_table(&status), route_table(&routes))?;
+        if status["sources"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+        {
+            writeln!(out, "{}", source_table(&status))?;
+        }
         if let Some(table) = ledger::table(&status) {
             writeln!(out, "{table}")?;
         }
@@ -463,6 +474,23 @@ fn route_table(routes: &Value) -> Table {
                     text(trial, "chain").replace(',', "\n")
                 ),
             },
+        ]);
+    }
+    table
+}
+
+fn source_table(status: &Value) -> Table {
+    let mut table = Table::new();
+    table.set_header(["plugin", "reference", "state", "reason", "next try"]);
+    for source in status["sources"].as_array().into_iter().flatten() {
+        table.add_row([
+            text(source, "name").to_owned(),
+            text(source, "reference").to_owned(),
+            text(source, "state").to_owned(),
+            text(source, "reason").to_owned(),
+            source["next_try_s"]
+                .as_u64()
+                .map_or_else(String::new, |seconds| format!("in {seconds} s")),
         ]);
     }
     table

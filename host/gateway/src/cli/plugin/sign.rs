@@ -9,10 +9,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::{
-    config::Digest,
-    signing::{Signature, SigningKey},
-};
+use crate::{config::Digest, signing::SigningKey};
 
 /// What to sign, and as whom.
 #[derive(Debug, Args)]
@@ -42,18 +39,20 @@ impl SignArgs {
     }
 }
 
-/// The signature beside the component `file`, where there is one. Whether it fits is not looked at.
+/// What lies beside the component `file` as its signature, if anything does.
 ///
 /// # Errors
-/// It is there and cannot be read, or is no signature.
-pub(super) fn beside(file: &Path) -> anyhow::Result<Option<Signature>> {
+/// It is there and cannot be read.
+pub(super) fn text_beside(file: &Path) -> anyhow::Result<Option<String>> {
     let path = signature_path(file);
-    let text = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text.with_context(|| format!("cannot read {}", path.display()))?,
-    };
-    let signature = Signature::parse(&text).with_context(|| path.display().to_string())?;
-    Ok(Some(signature))
+    match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => {
+            Ok(Some(text.with_context(|| {
+                format!("cannot read {}", path.display())
+            })?))
+        }
+    }
 }
 
 fn signature_path(file: &Path) -> PathBuf {

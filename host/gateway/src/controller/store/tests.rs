@@ -17,6 +17,7 @@ fn change(releases: &Releases, component: &[u8]) -> (Releases, Vec<Change>) {
     release.stage(Version {
         digest: digest.clone(),
         source: Source::Pushed,
+        manifest: None,
         since: 0,
         check: Check::Passed(Facts {
             version: "1.0.0".to_owned(),

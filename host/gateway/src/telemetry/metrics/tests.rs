@@ -78,6 +78,8 @@ fn busy() -> Arc<Metrics> {
     tally.question(&guard, Asked::Answered, [12, 3]);
     drop(tally);
     metrics.swap("guard", "live");
+    metrics.pull("guard", "pulled");
+    metrics.sources([("guard", "current")].into_iter());
     metrics.reload("refused");
     metrics
 }
