@@ -3,14 +3,14 @@
 import { ApiError, events, request, session, upload } from "./api.js";
 import { explain, showExplanation } from "./chat.js";
 import { el, options, show, table, time } from "./dom.js";
-import { describe, isTrying, pluginCards, rollbackNotice } from "./plugins.js";
+import { describe, isWatching, pluginCards, rollbackNotice, sourceTable } from "./plugins.js";
 
 const TRIAL_POLL_MS = 1000;
 const RETRY_MS = [500, 1000, 2000, 5000];
 const MAX_LINES = 200;
 
 const $ = (id) => document.getElementById(id);
-const state = { plugins: [], routes: [], history: [], turn: 0, stay: undefined };
+const state = { plugins: [], sources: [], routes: [], history: [], turn: 0, stay: undefined };
 
 // --- in and out -------------------------------------------------------------------------------
 
@@ -56,17 +56,17 @@ function failed(error, place) {
 
 async function refresh() {
   const turn = state.turn += 1;
-  const [{ plugins }, { routes }, { history }] = await Promise.all(
+  const [{ plugins, sources = [] }, { routes }, { history }] = await Promise.all(
     ["plugins", "routes", "history"].map((path) => request("GET", path)));
   // What was asked for later is newer, whichever comes first.
   if (turn !== state.turn) return;
-  Object.assign(state, { plugins, routes, history });
+  Object.assign(state, { plugins, sources, routes, history });
   draw();
 }
 
 function draw() {
   show($("route-list"), routeTable());
-  show($("plugin-list"), ...pluginCards(state.plugins, state.history));
+  show($("plugin-list"), sourceTable(state.sources), pluginCards(state.plugins, state.history));
   const names = state.plugins.map(({ name }) => name);
   show($("plugin-names"), ...names.map((value) => el("option", { value })));
   options($("ask-route"), state.routes.map(({ name }) => [name, name]));
@@ -154,7 +154,7 @@ function announce(change) {
 function pollTrials(signal) {
   let isAsking = false;
   const timer = setInterval(async () => {
-    if (isAsking || document.hidden || !isTrying(state.plugins)) return;
+    if (isAsking || document.hidden || !isWatching(state.plugins, state.sources)) return;
     isAsking = true;
     await refresh().catch((error) => failed(error, $("connection")));
     isAsking = false;

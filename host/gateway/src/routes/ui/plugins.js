@@ -22,9 +22,19 @@ export function rollbackNotice(change) {
     + (change.reason ?? "no reason was given");
 }
 
-/** Whether a version of any of `plugins` is being watched. */
-export function isTrying(plugins) {
-  return plugins.some((plugin) => plugin.trial || plugin.probation);
+/** What the configuration wants from registries, and how far it has come. */
+export function sourceTable(sources) {
+  if (!sources.length) return undefined;
+  const why = ({ reason, next_try_s: next }) => `${reason ?? ""}${next == null ? "" : `; asked again in ${next} s`}`;
+  return table("From registries", ["Plugin", "Reference", "State", "Why"],
+    sources.map((source) => [source.name, el("code", {}, source.reference),
+      el("span", { class: `state ${source.state}` }, source.state), why(source)]));
+}
+
+/** Whether a version is being watched, or on its way from a registry: more will be known in a moment. */
+export function isWatching(plugins, sources) {
+  return plugins.some((plugin) => plugin.trial || plugin.probation)
+    || sources.some(({ state }) => state === "pulling" || state === "failed");
 }
 
 const isOnTrial = (version) => version.state === "shadow" || version.state === "canary";
