@@ -32,6 +32,8 @@ test: build models guests ## All tests; needs no GPU, and npm for plugins in Jav
 	@examples/write-a-plugin/run.sh
 	$(call say,The official OpenAI client)
 	@tests/clients/run.sh
+	$(call say,The operator's page in a browser)
+	@python3 tests/ui/run.py
 	$(call say,Roll-outs over a registry)
 	@python3 tests/rollout/run.py
 	$(call say,Mixed traffic for a short while)
@@ -91,6 +93,9 @@ check-aarch64: check-tools ## The kernels' tests on 64-bit ARM, emulated by qemu
 check-cuda: check-tools ## The CUDA kernels without a GPU: compile for every architecture (fetches nvcc's wheels), test on the CPU
 	@tests/cuda/check.sh
 
+test-ui: build ## The operator's page in headless Chromium (installs or names what it needs)
+	@python3 tests/ui/run.py
+
 test-languages: build ## Plugins in each language: new, build, test, serve, conformance, with the seconds of each
 	$(call say,Plugins in five languages)
 	@python3 tests/languages/run.py
@@ -149,4 +154,4 @@ bench-grammar: build models ## Constrain the demo model by 220 schemas, validate
 bench-sampler: build ## What choosing a token costs at 256,000 entries on one core: table, and JSON
 	target/release/examples/bench_sampler > target/sampler.json
 
-.PHONY: help demo test test-languages test-rollout check-tools plugins build guests models lint deny check-aarch64 check-cuda verify mutants cuda-mutants soak fuzz verify-llamacpp verify-quantize gpu-bundle bench-cpu bench-latency bench-plugins bench-release bench-grammar bench-sampler
+.PHONY: help demo test test-ui test-languages test-rollout check-tools plugins build guests models lint deny check-aarch64 check-cuda verify mutants cuda-mutants soak fuzz verify-llamacpp verify-quantize gpu-bundle bench-cpu bench-latency bench-plugins bench-release bench-grammar bench-sampler

@@ -1,8 +1,11 @@
 //! How a server starts, ends and takes signals.
 
-use std::{net::TcpListener, time::Duration};
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
-use crate::process::{Process, gapura, run, stream};
+use crate::process::{Process, TOKEN, gapura, run, stream};
 
 /// A stream takes about a second.
 const SLOW: &str = "[engine]\nsim_step_ms = 25\n[[routes]]\nname = 'chat'\n\
@@ -52,6 +55,25 @@ fn an_idle_server_ends_at_once() {
 }
 
 #[test]
+fn a_stream_of_events_ends_with_the_server() {
+    let mut server = Process::start(SLOW, &[]);
+    let events = Process::agent()
+        .get(format!("{}/admin/v1/events", server.url))
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .call()
+        .unwrap();
+    assert_eq!(events.status(), 200);
+    let reading = std::thread::spawn(move || events.into_body().read_to_string());
+    let began = Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    // The deadline for what does not end by itself is 30 s.
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let read = reading.join().unwrap();
+    assert!(read.is_ok(), "the stream was cut, not ended: {read:?}");
+}
+
+#[test]
 fn sighup_takes_a_right_file_and_keeps_out_a_wrong_one() {
     let server = Process::start(SLOW, &[]);
     let file = server.dir.path().join("gapura.toml");
@@ -71,9 +93,9 @@ fn sighup_takes_a_right_file_and_keeps_out_a_wrong_one() {
     assert!(models().contains("\"chat\""), "{}", models());
     std::fs::write(&file, SLOW.replace("'chat'", "'obrolan'")).unwrap();
     server.signal("HUP");
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !models().contains("\"obrolan\"") {
-        assert!(std::time::Instant::now() < deadline, "{}", models());
+        assert!(Instant::now() < deadline, "{}", models());
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -7,6 +7,7 @@ mod completions;
 mod drain;
 mod errors;
 mod expect;
+mod explain;
 mod grammar;
 mod ledger;
 mod lent;

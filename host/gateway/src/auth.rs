@@ -33,8 +33,8 @@ struct Key {
     caller: Arc<Caller>,
 }
 
-/// Who a request comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who a request comes from. The default is nobody in particular, who may use every route.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     /// The key's name; `None` where the server asks for no keys.
     pub tenant: Option<String>,
@@ -141,9 +141,17 @@ impl Auth {
             .ok_or_else(|| ApiError::unauthorized("the API key is not known here"))
     }
 
-    /// Whether the administration API exists.
-    pub fn has_admin(&self) -> bool {
-        self.admin.is_some()
+    /// The digest of the administration token.
+    ///
+    /// # Errors
+    /// 404 where none is configured.
+    pub(crate) fn check_admin(&self) -> Result<Digest, ApiError> {
+        self.admin.ok_or_else(|| {
+            ApiError::not_found(
+                "the administration API is off; set GAPURA_ADMIN_TOKEN or [admin] token_sha256",
+            )
+            .with_code("admin_disabled")
+        })
     }
 
     /// Lets the administrator through.
@@ -151,12 +159,7 @@ impl Auth {
     /// # Errors
     /// 404 where no token is configured, 401 for a missing or wrong one.
     pub fn authenticate_admin(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        let Some(expected) = self.admin else {
-            return Err(ApiError::not_found(
-                "the administration API is off; set GAPURA_ADMIN_TOKEN or [admin] token_sha256",
-            )
-            .with_code("admin_disabled"));
-        };
+        let expected = self.check_admin()?;
         let token = credential(headers).ok_or_else(|| {
             ApiError::unauthorized(
                 "no administration token was sent; use `Authorization: Bearer TOKEN`",

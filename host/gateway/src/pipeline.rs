@@ -17,6 +17,7 @@ mod question;
 mod scores;
 mod services;
 mod shadow;
+mod trace;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub use prefill::Prefill;
 pub(crate) use prompt::text_tokens;
 pub(crate) use shadow::Shadow;
 pub use shadow::Shadows;
+pub(crate) use trace::{Step, Trace};
 
 use crate::error::ApiError;
 use crate::pipeline::judge::Judged;
@@ -70,12 +72,14 @@ pub async fn run(
         prompt,
         options,
         deadline,
+        trace,
     } = call;
     let lender = Lender {
         state,
         model,
         salt: options.cache_salt.clone(),
         deadline,
+        trace,
     };
     let judged = judge::judge(
         &lender,
@@ -146,6 +150,7 @@ pub(crate) async fn rendered_tokens(
         model,
         salt,
         deadline,
+        trace: None,
     };
     let watch = Watch::counting(lender.tally(route, record));
     let services = lender.services(route, chat, &watch);

@@ -10,6 +10,7 @@ mod scored;
 mod sse;
 mod target;
 pub(crate) mod tokenize;
+mod ui;
 
 pub(crate) use answering::SERVER_TIMING;
 pub(crate) use target::Target;

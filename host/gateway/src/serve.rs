@@ -84,7 +84,7 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(None);
     let header_timeout = config.server.header_timeout;
     let drain_timeout = config.server.drain_timeout;
-    let admin = routes::admin::router(Arc::clone(&controller), Arc::clone(&state.records));
+    let admin = routes::admin::router(Arc::clone(&controller), Arc::clone(&state));
     let servers: Vec<JoinHandle<Drained>> = match admin_listener {
         None => vec![spawn(
             listener,

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use gapura_engine::{Engine, GrammarCompiler, Tokenizer};
 use gapura_plugin_runtime::{Clock, Kv, Random, SystemClock, SystemRandom};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -45,6 +46,8 @@ pub struct AppState {
     pub started: SystemTime,
     /// The requests under way. Closed once, when the server begins to shut down.
     requests: TaskTracker,
+    /// Cancelled at that moment.
+    draining: CancellationToken,
 }
 
 /// What plugins are lent for as long as the process lives.
@@ -140,6 +143,7 @@ impl AppState {
             server,
             started: SystemTime::now(),
             requests: TaskTracker::new(),
+            draining: CancellationToken::new(),
         }
     }
 
@@ -175,6 +179,12 @@ impl AppState {
     /// New requests are refused from now on; `/readyz` says so.
     pub fn drain(&self) {
         self.requests.close();
+        self.draining.cancel();
+    }
+
+    /// Ends when the server begins to shut down: for streams that have no end of their own.
+    pub(crate) fn draining(&self) -> WaitForCancellationFutureOwned {
+        self.draining.clone().cancelled_owned()
     }
 
     /// Whether the server is shutting down.

@@ -114,6 +114,7 @@ impl Run {
         let mut seen = bindings::chat(&chat);
         for (index, bound) in validators {
             let (verdict, plugin) = self.judge(bound, &seen, &chat, index == renderer).await?;
+            self.scope.services.observer.judged(plugin.id(), &verdict);
             match verdict {
                 Verdict::Accept => {}
                 Verdict::Amend { messages, sampling } => {

@@ -10,6 +10,7 @@ use crate::limits::FailurePolicy;
 use crate::model::{Model, ModelAnswer, ModelError, NoModel};
 use crate::plugin::{PluginId, Stage};
 use crate::random::{Random, SystemRandom};
+use crate::types::Verdict;
 
 /// The loaded model's tokenizer, as far as plugins see it.
 pub trait TokenCounter: Send + Sync {
@@ -38,6 +39,9 @@ pub trait CallObserver: Send + Sync {
 
     /// Called during a call when an import has told the guest something.
     fn told(&self, _plugin: &PluginId, _told: Told<'_>) {}
+
+    /// Called when a validator has decided.
+    fn judged(&self, _plugin: &PluginId, _verdict: &Verdict) {}
 
     /// Called for a failure that was no call: no room for an instance, an open circuit breaker, or
     /// more of an answer held back than is allowed.

@@ -94,7 +94,7 @@ pub struct Chat {
 }
 
 /// A stage's decision that the request must not go on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// 400 to 499.
     pub status: u16,
@@ -121,7 +121,8 @@ pub enum FinishReason {
 }
 
 /// What a validator decided.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Go on, unchanged.
     Accept,

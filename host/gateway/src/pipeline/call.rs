@@ -9,6 +9,7 @@ use gapura_plugin_runtime::Chat;
 
 use crate::error::ApiError;
 use crate::openai::sampling::Options;
+use crate::pipeline::trace::Trace;
 use crate::routing::Route;
 
 /// A request, parsed and routed.
@@ -26,6 +27,8 @@ pub struct Call {
     pub options: Options,
     /// When the answer must be complete.
     pub deadline: Deadline,
+    /// Takes down what happens, for whoever wants it explained.
+    pub(crate) trace: Option<Arc<Trace>>,
 }
 
 /// Where the prompt comes from.

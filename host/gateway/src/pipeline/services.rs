@@ -11,6 +11,7 @@ use crate::pipeline::call::Deadline;
 use crate::pipeline::observation::Reporter;
 use crate::pipeline::question::Questions;
 use crate::pipeline::shadow::Shadow;
+use crate::pipeline::trace::Trace;
 use crate::recording::{Keep, Recorder};
 use crate::routing::Route;
 use crate::state::{AppState, Lent, LoadedModel};
@@ -24,6 +25,8 @@ pub(super) struct Lender<'a> {
     /// Who shares computed prefixes with the request.
     pub(super) salt: Option<Arc<str>>,
     pub(super) deadline: Deadline,
+    /// Takes down what happens, for whoever wants it explained.
+    pub(super) trace: Option<Arc<Trace>>,
 }
 
 impl Lender<'_> {
@@ -31,7 +34,7 @@ impl Lender<'_> {
     pub(super) fn tally(&self, route: &Route, record: &mut RequestRecord) -> Option<Arc<Tally>> {
         let ledger = self.state.metrics.ledger();
         let is_recorded = route.record.is_some() || route.shadow().is_some();
-        if !ledger.is_on() && !record.is_timed() && !is_recorded {
+        if !ledger.is_on() && !record.is_timed() && !is_recorded && self.trace.is_none() {
             return None;
         }
         let tally = ledger.tally(route.accounts(ledger));
@@ -48,6 +51,9 @@ impl Lender<'_> {
         record: &mut RequestRecord,
     ) -> Watch {
         let tally = self.tally(route, record);
+        if let Some(trace) = &self.trace {
+            trace.comes_to(route);
+        }
         let keep = Keep {
             records: route
                 .record
@@ -59,8 +65,9 @@ impl Lender<'_> {
                 ledger: Arc::clone(self.state.metrics.ledger()),
                 _under_way: self.state.under_way(),
             }),
+            trace: self.trace.clone(),
         };
-        let is_kept = keep.records.is_some() || keep.shadow.is_some();
+        let is_kept = keep.records.is_some() || keep.shadow.is_some() || keep.trace.is_some();
         let tallied = tally.clone().filter(|_| is_kept);
         let recorder =
             tallied.map(|tally| Arc::new(Recorder::new(keep, route, chat, is_rendered, tally)));

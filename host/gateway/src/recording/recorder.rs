@@ -6,13 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use gapura_engine::TextDelta;
 use gapura_plugin_runtime::{
     CallObserver, ChainFailure, Chat, Delta, FailureKind, FailurePolicy, FinishReason, GuestCall,
-    Message, PluginId, Prompt, Sampling, Stage, Told, Validated,
+    Message, PluginId, Prompt, Sampling, Stage, Told, Validated, Verdict,
 };
 
 use super::record::{self, Bytes, Cost, Outcome, Record};
 use super::store::Records;
 use crate::config::RecordConfig;
-use crate::pipeline::Shadow;
+use crate::pipeline::{Shadow, Step, Trace};
 use crate::routing::Route;
 use crate::telemetry::ledger::Tally;
 
@@ -26,13 +26,15 @@ pub(crate) struct Recorder {
     state: Mutex<State>,
 }
 
-/// Who gets a record.
+/// Who gets what is taken down.
 #[derive(Default)]
 pub(crate) struct Keep {
     /// Those of the route, within these bounds.
     pub(crate) records: Option<(Arc<Records>, RecordConfig)>,
     /// A version on trial.
     pub(crate) shadow: Option<Shadow>,
+    /// Whoever wants the request explained, as it happens.
+    pub(crate) trace: Option<Arc<Trace>>,
 }
 
 struct State {
@@ -96,6 +98,7 @@ impl Recorder {
 
     /// What the template made.
     pub(crate) fn rendered(&self, prompt: &Prompt) {
+        self.trace(|| Step::Prompt(prompt.clone()));
         let texts = prompt.segments.iter().map(|segment| match segment {
             gapura_plugin_runtime::Segment::Text(text) => text.len(),
             _ => 16,
@@ -113,6 +116,10 @@ impl Recorder {
         if delta.text.is_empty() {
             return;
         }
+        self.trace(|| Step::Delta {
+            text: delta.text.clone(),
+            tokens: delta.tokens.iter().map(|token| token.0).collect(),
+        });
         self.with(|state| {
             if state.has_room(delta.text.len() + 8 * delta.tokens.len()) {
                 state.record.deltas.push(Delta {
@@ -131,6 +138,11 @@ impl Recorder {
 
     /// What the client gets next.
     pub(crate) fn emitted(&self, text: &str) {
+        if !text.is_empty() {
+            self.trace(|| Step::Text {
+                text: text.to_owned(),
+            });
+        }
         self.with(|state| {
             if state.has_room(text.len()) {
                 state.record.outcome.text.push_str(text);
@@ -141,6 +153,12 @@ impl Recorder {
     /// The answer is complete.
     pub(crate) fn ended(&self, finish: FinishReason) {
         self.with(|state| state.record.outcome.finish = Some(finish));
+    }
+
+    fn trace(&self, step: impl FnOnce() -> Step) {
+        if let Some(trace) = &self.keep.trace {
+            trace.add(step());
+        }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -201,6 +219,20 @@ impl State {
 impl CallObserver for Recorder {
     fn observe(&self, call: &GuestCall<'_>) {
         self.tally.observe(call);
+        self.trace(|| Step::Call {
+            plugin: call.plugin.label(),
+            stage: call.stage.as_str(),
+            function: call.function,
+            outcome: call.outcome.as_str(),
+            us: call.duration.as_secs_f64() * 1e6,
+        });
+    }
+
+    fn judged(&self, plugin: &PluginId, verdict: &Verdict) {
+        self.trace(|| Step::Verdict {
+            plugin: plugin.label(),
+            verdict: verdict.clone(),
+        });
     }
 
     fn told(&self, plugin: &PluginId, told: Told<'_>) {
@@ -209,6 +241,11 @@ impl CallObserver for Recorder {
 
     fn failed(&self, plugin: &PluginId, stage: Stage, kind: FailureKind) {
         self.tally.failed(plugin, stage, kind);
+        self.trace(|| Step::Failure {
+            plugin: plugin.label(),
+            stage: stage.as_str(),
+            failure: kind.as_str(),
+        });
     }
 
     fn fell_back(&self, plugin: &PluginId, stage: Stage, policy: &FailurePolicy) {

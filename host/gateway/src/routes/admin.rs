@@ -1,6 +1,7 @@
 //! `/admin/v1`: what the operator may see and change while the server runs. A thin layer over
 //! the [`Controller`]: every answer is JSON, every error has the API's shape.
 
+mod explain;
 mod records;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use axum::{
     },
     routing::{get, post, put},
 };
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
@@ -30,8 +31,9 @@ use crate::{
     auth::Auth,
     controller::{ControlError, Controller, MoveError, Origin, PluginStatus, TrialMode, Until},
     error::ApiError,
-    recording::Records,
+    routes::ui,
     signing,
+    state::AppState,
     telemetry::ledger::AccountStatus,
 };
 
@@ -40,7 +42,7 @@ use crate::{
 struct Admin {
     controller: Arc<Controller>,
     auth: Arc<ArcSwap<Auth>>,
-    records: Arc<Records>,
+    state: Arc<AppState>,
     max_plugin_bytes: usize,
 }
 
@@ -59,14 +61,14 @@ impl Admin {
     }
 }
 
-/// The routes under `/admin/v1`. Without a configured token all of them answer 404. `records` are
-/// those of the server that `controller` changes.
-pub fn router(controller: Arc<Controller>, records: Arc<Records>) -> Router {
+/// The routes under `/admin/v1`, and the page that uses them. Without a configured token all of
+/// them answer 404. `state` is that of the server that `controller` changes.
+pub fn router(controller: Arc<Controller>, state: Arc<AppState>) -> Router {
     let max_plugin_bytes = controller.config().admin.max_plugin_bytes;
     let admin = Admin {
         auth: controller.auth(),
         controller,
-        records,
+        state,
         max_plugin_bytes,
     };
     let inner = Router::new()
@@ -74,6 +76,7 @@ pub fn router(controller: Arc<Controller>, records: Arc<Records>) -> Router {
         .route("/plugins/{name}", put(push_plugin).get(show_plugin))
         .route("/plugins/{name}/{move}", post(move_plugin))
         .route("/routes", get(list_routes))
+        .route("/routes/{name}/explain", post(explain::explain))
         .route("/reload", post(reload))
         .route("/history", get(history))
         .route("/events", get(events))
@@ -85,8 +88,10 @@ pub fn router(controller: Arc<Controller>, records: Arc<Records>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(max_plugin_bytes))
         .layer(middleware::from_fn_with_state(admin.clone(), demand_token))
-        .with_state(admin);
-    Router::new().nest("/admin/v1", inner)
+        .with_state(admin.clone());
+    Router::new()
+        .nest("/admin/v1", inner)
+        .merge(ui::router(admin.auth))
 }
 
 /// Comes before everything else, the body included.
@@ -239,7 +244,7 @@ async fn history(State(admin): State<Admin>) -> Json<Value> {
 }
 
 /// Changes as they are committed, one event each: the line of history as JSON. Who falls behind
-/// misses some, and hears how many.
+/// misses some, and hears how many. They end when the server begins to shut down.
 async fn events(State(admin): State<Admin>) -> impl IntoResponse {
     let changes = stream::unfold(admin.controller.events(), |mut changes| async {
         let event = match changes.recv().await {
@@ -251,14 +256,14 @@ async fn events(State(admin): State<Admin>) -> impl IntoResponse {
         };
         Some((event, changes))
     });
-    Sse::new(changes).keep_alive(KeepAlive::default())
+    Sse::new(changes.take_until(admin.state.draining())).keep_alive(KeepAlive::default())
 }
 
 async fn unknown_path() -> ApiError {
     ApiError::not_found(
         "there is no such administration endpoint; there are plugins, plugins/{name}, \
-         plugins/{name}/{verify, shadow, canary, activate or rollback}, routes, reload, history, \
-         events, records, records/{request-id} and artefacts/{digest}",
+         plugins/{name}/{verify, shadow, canary, activate or rollback}, routes, \
+         routes/{name}/explain, reload, history, events, records, records/{request-id} and artefacts/{digest}",
     )
     .with_code("unknown_endpoint")
 }

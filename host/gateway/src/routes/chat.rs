@@ -91,6 +91,7 @@ async fn begin(
         prompt: PromptSource::Template,
         options: request.options,
         deadline,
+        trace: None,
     };
     let answer = pipeline::run(state, &model, call, record).await;
     let answer = answer.map_err(|error| error.with_chain(chain))?;

@@ -89,6 +89,7 @@ async fn begin(
             prompt,
             options,
             deadline,
+            trace: None,
         };
         let answer = pipeline::run(state, &model, call, record).await;
         answers.push(answer.map_err(|error| error.with_chain(route.chain_header.clone()))?);

@@ -3,16 +3,18 @@
 //! says where the time went. The last frame is `data: [DONE]`, after an error too.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use crate::error::ApiError;
 use crate::openai::usage::Tokens;
 use crate::pipeline::{Deadline, Piece, Pieces};
 
@@ -29,6 +31,11 @@ pub(super) trait Chunks: Send + 'static {
 
     /// The chunks after the end of all answers.
     fn end(&mut self, tokens: Tokens, frames: &mut Frames);
+
+    /// The chunks of an error in their place.
+    fn error(&mut self, error: &ApiError, frames: &mut Frames) {
+        frames.push(&error.body());
+    }
 }
 
 /// Frames on their way to the client.
@@ -79,9 +86,18 @@ pub(super) fn stream(
             None => Some((Err(io::Error::from(io::ErrorKind::TimedOut)), None)),
         }
     });
-    let mut response = Sse::new(events)
-        .keep_alive(KeepAlive::new().interval(keep_alive))
-        .into_response();
+    respond(Sse::new(events).keep_alive(KeepAlive::new().interval(keep_alive)))
+}
+
+/// A stream that ends with `frames`, which are all there.
+pub(super) fn ended(mut frames: Frames) -> Response {
+    frames.done(None);
+    let events = frames.0.into_iter().map(Ok::<_, Infallible>);
+    respond(Sse::new(stream::iter(events)))
+}
+
+fn respond(events: impl IntoResponse) -> Response {
+    let mut response = events.into_response();
     // Proxies that collect an answer before they pass it on would defeat the purpose.
     response
         .headers_mut()
@@ -135,7 +151,7 @@ impl<C: Chunks> Stream<C> {
                     self.chunks.piece(index, piece, tokens, &mut self.frames);
                 }
                 Some(Err(error)) => {
-                    self.frames.push(&error.body());
+                    self.chunks.error(&error, &mut self.frames);
                     self.frames.done(self.pieces.server_timing());
                     self.ended = true;
                 }

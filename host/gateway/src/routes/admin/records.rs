@@ -19,8 +19,8 @@ impl Admin {
             let route = routes.by_name(name);
             route.is_some_and(|route| route.record.is_some())
         };
-        self.records.keep_routes(does_record);
-        &self.records
+        self.state.records.keep_routes(does_record);
+        &self.state.records
     }
 }
 

@@ -23,9 +23,12 @@ fn api(toml: &str) -> Router {
         ..RuntimeConfig::default()
     };
     let runtime = PluginRuntime::new(runtime).unwrap();
+    let server = config.server.clone();
     let controller =
         Controller::start(config, environment, flags, runtime, Arc::default()).unwrap();
-    router(Arc::new(controller), Arc::default())
+    let (routes, auth) = (controller.routes(), controller.auth());
+    let state = AppState::new(server, routes, auth, Arc::default());
+    router(Arc::new(controller), Arc::new(state))
 }
 
 fn with_token() -> Router {
@@ -169,6 +172,31 @@ async fn without_a_token_there_is_no_administration() {
     assert_eq!(
         (status, body["error"]["code"].as_str()),
         (404, Some("admin_disabled"))
+    );
+}
+
+#[tokio::test]
+async fn the_page_is_there_where_the_administration_is() {
+    let page = |api: Router, path: &'static str| async move {
+        let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
+        api.oneshot(request).await.unwrap()
+    };
+    for (path, kind) in [
+        ("/ui", "text/html; charset=utf-8"),
+        ("/ui/app.js", "text/javascript; charset=utf-8"),
+        ("/ui/style.css", "text/css; charset=utf-8"),
+    ] {
+        assert_eq!(page(api(""), path).await.status(), 404, "{path}");
+        let found = page(with_token(), path).await;
+        assert_eq!(found.status(), 200, "{path}");
+        assert_eq!(found.headers()["content-type"], kind);
+        assert_eq!(found.headers()["x-content-type-options"], "nosniff");
+        let policy = found.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"));
+    }
+    assert_eq!(
+        page(with_token(), "/ui/").await.headers()["location"],
+        "../ui"
     );
 }
 
