@@ -10,7 +10,8 @@ use gapura_test_guests as guests;
 use gapura_tests::{Answer, Server, post};
 use serde_json::{Value, json};
 
-const TOKEN: &str = "admin-of-the-tests";
+use crate::process::{Process, TOKEN};
+
 const KEY: &str = "sk-of-the-tests";
 
 /// A route with a validator, ours to ask by the request's `model`, the template and `brackets`.
@@ -212,4 +213,28 @@ async fn what_cannot_be_tried_is_an_error_that_names_the_field() {
         .send(request("chat/explain", TOKEN, &chat("accept")))
         .await;
     assert_eq!(late.status, 503);
+}
+
+#[test]
+fn the_page_and_its_api_are_on_the_listener_of_the_administration() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = free.local_addr().unwrap();
+    drop(free);
+    let toml = format!(
+        "[admin]\nlisten = '{own}'\n[[routes]]\nname = 'chat'\nplugins = [{{ plugin = 'chatml' }}]\n"
+    );
+    let server = Process::start(&toml, &[]);
+    let get = |url: String| Process::agent().get(url).call().unwrap();
+    assert_eq!(get(format!("{}/ui", server.url)).status(), 404);
+    let mut page = get(format!("http://{own}/ui"));
+    let html = page.body_mut().read_to_string().unwrap();
+    assert!(html.starts_with("<!doctype html>"), "{html}");
+    let mut explained = Process::agent()
+        .post(format!("http://{own}/admin/v1/routes/chat/explain"))
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .send_json(chat("chat"))
+        .unwrap();
+    let steps = explained.body_mut().read_to_string().unwrap();
+    assert!(steps.ends_with("data: [DONE]\n\n"), "{steps}");
+    assert!(steps.contains(r#""finish_reason":"stop""#), "{steps}");
 }
