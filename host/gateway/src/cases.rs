@@ -5,6 +5,7 @@
 
 mod expect;
 mod file;
+mod http;
 mod play;
 mod script;
 mod section;
@@ -12,6 +13,7 @@ mod times;
 
 pub use expect::{Difference, Expect};
 pub use file::{Case, CaseError, MAX_CASE_BYTES, updated};
+pub use http::Exchange;
 pub use play::{CaseRunner, Measure, Outcome};
 pub use script::StageUse;
 pub use section::{MAX_CASES, embed, embedded};

@@ -10,6 +10,7 @@ pub mod controller;
 pub mod error;
 pub mod model_loader;
 pub mod openai;
+pub mod outbound;
 pub mod pipeline;
 mod progress;
 pub mod routes;

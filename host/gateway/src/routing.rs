@@ -7,6 +7,7 @@ use axum::http::HeaderValue;
 use gapura_plugin_runtime::Chain;
 
 use crate::config::{RouteConfig, SamplingDefaults, SamplingLimits};
+use crate::outbound::AllowList;
 
 /// One way through the gateway at one version of its plugins. A request takes it once and
 /// keeps it to its end.
@@ -22,6 +23,8 @@ pub struct Route {
     pub chain: Arc<Chain>,
     /// The plugins and their versions, for the header `x-gapura-chain`.
     pub chain_header: HeaderValue,
+    /// Whom each plugin of the chain may ask by HTTP.
+    pub http: Arc<[AllowList]>,
     /// What requests leave open.
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
@@ -39,6 +42,7 @@ impl Route {
             default: config.default,
             chain,
             chain_header,
+            http: config.plugins.iter().map(|of| of.http.allow.clone()).collect(),
             sampling: config.sampling,
             limits: config.limits,
         }

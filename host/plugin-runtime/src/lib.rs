@@ -16,6 +16,7 @@ mod clock;
 mod error;
 mod guest;
 mod held;
+mod http;
 mod inspect;
 mod kv;
 mod limits;
@@ -35,6 +36,10 @@ mod watcher;
 pub use chain::{Binding, Chain};
 pub use clock::{Clock, SystemClock};
 pub use error::{ChainError, ChainFailure, FailureKind, LoadError, RuntimeError};
+pub use http::{
+    HTTP_HEADERS, HTTP_HEADER_BYTES, HTTP_REQUEST_BYTES, Http, HttpCaller, HttpError, HttpMethod,
+    HttpRequest, HttpResponse, NoHttp, Sending,
+};
 pub use inspect::{add_custom_section, custom_sections};
 pub use kv::{KV_ENTRY_BYTES, Kv};
 pub use limits::{FailurePolicy, Grants, Limits};

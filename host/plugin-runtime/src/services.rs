@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::FailureKind;
+use crate::http::{Http, HttpError, NoHttp};
 use crate::kv::Kv;
 use crate::model::{Model, ModelError, NoModel};
 use crate::plugin::{PluginId, Stage};
@@ -96,11 +97,13 @@ pub struct Services {
     pub random: Arc<dyn Random>,
     /// Answers the questions of guests.
     pub model: Arc<dyn Model>,
+    /// Sends the HTTP requests of guests.
+    pub http: Arc<dyn Http>,
 }
 
 impl Services {
     /// For a chain that is run for its own sake: the machine's time and random numbers, a memory
-    /// of its own, no model, and nobody who hears of its calls and numbers.
+    /// of its own, no model, no network, and nobody who hears of its calls and numbers.
     pub fn detached(tokens: Arc<dyn TokenCounter>) -> Self {
         let no_request = ModelError::Failed("there is no request to ask for".to_owned());
         Self {
@@ -111,6 +114,9 @@ impl Services {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             model: Arc::new(NoModel(no_request)),
+            http: Arc::new(NoHttp(HttpError::Connect(
+                "there is no request to send it for".to_owned(),
+            ))),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
 use crate::budget::Budget;
+use crate::http::Sent;
 use crate::kv::Store;
 use crate::limits::{Grants, Limits};
 use crate::model::Spent;
@@ -35,6 +36,8 @@ pub(crate) struct RequestScope {
     pub(crate) services: Services,
     /// What its guests have asked the model.
     pub(crate) spent: Spent,
+    /// The HTTP requests that they have sent.
+    pub(crate) sent: Sent,
 }
 
 impl RequestScope {
@@ -42,6 +45,7 @@ impl RequestScope {
         Arc::new(Self {
             services,
             spent: Spent::default(),
+            sent: Sent::default(),
         })
     }
 }

@@ -139,6 +139,7 @@ fn chat() -> Chat {
         }],
         sampling: Sampling::default(),
         extra: "{}".to_owned(),
+        call_id: "call-1".to_owned(),
     }
 }
 

@@ -7,8 +7,9 @@ use std::{
 };
 
 use gapura_plugin_runtime::{
-    Answering, Asker, CallObserver, Clock, FinishReason, GuestCall, Kv, Model, ModelAnswer,
-    ModelError, PluginId, PluginValues, Question, Random, Services, Stage, TokenCounter,
+    Answering, Asker, CallObserver, Clock, FinishReason, GuestCall, Http, HttpCaller, HttpError,
+    HttpRequest, Kv, Model, ModelAnswer, ModelError, PluginId, PluginValues, Question, Random,
+    Sending, Services, Stage, TokenCounter,
 };
 use rand_chacha::{
     ChaCha8Rng,
@@ -16,7 +17,9 @@ use rand_chacha::{
 };
 use toml::{Table, Value};
 
-use super::file::Case;
+use crate::outbound::prepare;
+
+use super::{file::Case, http::Exchange};
 
 /// The host of one case.
 pub(super) struct Script {
@@ -27,6 +30,8 @@ pub(super) struct Script {
 struct State {
     random: ChaCha8Rng,
     answers: VecDeque<String>,
+    exchanges: Vec<Exchange>,
+    sent: Vec<String>,
     values: Table,
     uses: Vec<StageUse>,
 }
@@ -51,6 +56,8 @@ impl Script {
             state: Mutex::new(State {
                 random: ChaCha8Rng::seed_from_u64(case.seed),
                 answers: case.model.iter().cloned().collect(),
+                exchanges: case.http.clone(),
+                sent: Vec::new(),
                 values: Table::new(),
                 uses: Vec::new(),
             }),
@@ -66,7 +73,13 @@ impl Script {
             clock: self.clone(),
             random: self.clone(),
             model: self.clone(),
+            http: self.clone(),
         }
+    }
+
+    /// The HTTP requests that came, in order; those that the case does not have say so.
+    pub(super) fn sent(&self) -> Vec<String> {
+        self.with(|state| state.sent.clone())
     }
 
     /// The plugin's own metrics: the sum of a counter, the list of a histogram's values.
@@ -170,5 +183,32 @@ impl Model for Script {
         });
         let none = || ModelError::Failed("the case has no more answers in `model`".to_owned());
         Box::pin(std::future::ready(answer.ok_or_else(none)))
+    }
+}
+
+impl Http for Script {
+    /// Each scripted response comes once, to the first request that it is for.
+    fn send<'a>(&'a self, _caller: HttpCaller<'a>, request: HttpRequest) -> Sending<'a> {
+        let response = self.with(|state| {
+            let name = format!("{} {}", request.method.as_str(), request.url);
+            // What no server would be sent is refused here as it is there.
+            if let Err(error) = prepare(request.clone()) {
+                state.sent.push(format!("{name} (invalid)"));
+                return Err(error);
+            }
+            let place = state.exchanges.iter().position(|of| of.is_for(&request));
+            match place {
+                Some(place) => {
+                    state.sent.push(name);
+                    state.exchanges.remove(place).result()
+                }
+                None => {
+                    state.sent.push(format!("{name} (not scripted)"));
+                    let none = "the case has no such request in `http`";
+                    Err(HttpError::Connect(none.to_owned()))
+                }
+            }
+        });
+        Box::pin(std::future::ready(response))
     }
 }

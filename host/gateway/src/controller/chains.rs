@@ -9,8 +9,7 @@ use super::ControlError;
 use crate::{
     builtin,
     config::{
-        BindingConfig, Config, FailurePolicyName, GrantName, PluginLimits, QuestionLimits,
-        RouteConfig, nearest,
+        BindingConfig, Config, FailurePolicyName, GrantName, RouteConfig, nearest,
     },
     routing::{Route, RouteTable},
 };
@@ -66,12 +65,13 @@ fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
         GrantName::Clock => Import::Clock,
         GrantName::Random => Import::Random,
         GrantName::Model => Import::Model,
+        GrantName::Http => Import::Http,
     });
     Binding {
         plugin,
         settings: config.settings.clone(),
         grants: Grants::with(imports),
-        limits: limits(&config.limits, config.questions),
+        limits: limits(config),
         on_failure: match config.on_failure {
             Some(FailurePolicyName::Open) => FailurePolicy::Open,
             Some(FailurePolicyName::Closed) | None => FailurePolicy::Closed,
@@ -80,7 +80,8 @@ fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
     }
 }
 
-fn limits(config: &PluginLimits, questions: QuestionLimits) -> Limits {
+fn limits(binding: &BindingConfig) -> Limits {
+    let (config, questions, http) = (&binding.limits, binding.questions, &binding.http);
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Limits {
         memory_bytes: config.memory_bytes as u64,
@@ -93,6 +94,9 @@ fn limits(config: &PluginLimits, questions: QuestionLimits) -> Limits {
         model_questions: questions.questions.into(),
         model_tokens: questions.tokens.into(),
         model_ms: millis(questions.within),
+        http_requests: http.requests.into(),
+        http_ms: millis(http.within),
+        http_response_bytes: http.response_bytes as u64,
         ..Limits::default()
     }
 }

@@ -43,6 +43,7 @@ pub struct Metrics {
     plugin_info: IntGaugeVec,
     plugin_questions: IntCounterVec,
     plugin_question_tokens: IntCounterVec,
+    plugin_http: IntCounterVec,
     pub(super) values: Values,
     observations_dropped: IntCounter,
     swaps: IntCounterVec,
@@ -175,6 +176,11 @@ impl Metrics {
                 names::PLUGIN_QUESTION_TOKENS,
                 &["plugin", "version", "type"],
             ),
+            plugin_http: counters(
+                &registry,
+                names::PLUGIN_HTTP,
+                &["plugin", "version", "outcome"],
+            ),
             values: Values::new(&registry),
             observations_dropped: counter(&registry, names::OBSERVATIONS_DROPPED),
             swaps: counters(&registry, names::SWAPS, &["plugin", "outcome"]),
@@ -266,6 +272,13 @@ impl Metrics {
                 .with_label_values(&[plugin, version, kind])
                 .inc_by(tokens.into());
         }
+    }
+
+    /// One HTTP request of a plugin.
+    pub fn plugin_http(&self, (plugin, version): (&str, &str), outcome: &str) {
+        self.plugin_http
+            .with_label_values(&[plugin, version, outcome])
+            .inc();
     }
 
     /// Observers will not hear of an answer.

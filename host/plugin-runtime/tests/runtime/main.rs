@@ -5,6 +5,7 @@ mod calls;
 mod chains;
 mod deadlines;
 mod lent;
+mod http;
 mod limits;
 mod loading;
 mod model;
