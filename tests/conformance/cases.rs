@@ -184,7 +184,17 @@ async fn http_requests(guest: &Guest) {
         headers: vec![pair("a", ""), pair("b", "ü, 2")],
         body: "isi 🙂".into(),
     }));
-    let command = ["send", "post", URL, "badan ✋", "250", "X-A", "1", "x-a", ""];
+    let command = [
+        "send",
+        "post",
+        URL,
+        "badan ✋",
+        "250",
+        "X-A",
+        "1",
+        "x-a",
+        "",
+    ];
     assert_eq!(told(guest, &command).await, "999|[a:,b:ü, 2]|isi 🙂");
     let request = HttpRequest {
         method: HttpMethod::Post,
@@ -194,7 +204,10 @@ async fn http_requests(guest: &Guest) {
     };
     assert_eq!(guest.http.sent(), [(request, Duration::from_millis(250))]);
     let errors = [
-        (HttpError::Denied("tak boleh".to_owned()), "denied:tak boleh"),
+        (
+            HttpError::Denied("tak boleh".to_owned()),
+            "denied:tak boleh",
+        ),
         (
             HttpError::InvalidRequest("✗".to_owned()),
             "invalid-request:✗",

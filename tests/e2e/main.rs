@@ -8,6 +8,7 @@ mod drain;
 mod errors;
 mod expect;
 mod grammar;
+mod http;
 mod lent;
 mod log;
 mod metrics;

@@ -33,7 +33,7 @@ impl Default for Outbound {
     /// The system's resolver and the certificates that browsers trust.
     fn default() -> Self {
         let roots = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-        Self::new(Arc::new(SystemResolver), roots)
+        Self::new(Arc::<SystemResolver>::default(), roots)
     }
 }
 

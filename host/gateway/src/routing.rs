@@ -42,7 +42,11 @@ impl Route {
             default: config.default,
             chain,
             chain_header,
-            http: config.plugins.iter().map(|of| of.http.allow.clone()).collect(),
+            http: config
+                .plugins
+                .iter()
+                .map(|of| of.http.allow.clone())
+                .collect(),
             sampling: config.sampling,
             limits: config.limits,
         }

@@ -10,12 +10,15 @@ use crate::state::GuestState;
 
 pub(crate) use convert::{InvalidOutput, chat, context, delta, finish_reason};
 pub(crate) use convert::{
-    action, http_error, http_request, http_response, model_answer, model_error, prompt, question, refusal, summary, verdict,
+    action, http_error, http_request, http_response, model_answer, model_error, prompt, question,
+    refusal, summary, verdict,
 };
 pub(crate) use exports::gapura::plugin::{
     completion_observer, prompt_template, request_validation, response_processing,
 };
-pub(crate) use gapura::plugin::{clock, config, http, kv, log, metrics, model, random, tokenizer, types};
+pub(crate) use gapura::plugin::{
+    clock, config, http, kv, log, metrics, model, random, tokenizer, types,
+};
 
 wasmtime::component::bindgen!({
     path: "../../wit",

@@ -1,5 +1,5 @@
-//! Loads, limits, runs and swaps plugins: components of the world in `wit/`. It knows neither
-//! HTTP nor tensors.
+//! Loads, limits, runs and swaps plugins: components of the world in `wit/`. It speaks
+//! no HTTP and knows no tensors: what guests ask of others goes through the traits of [`Services`].
 //!
 //! Three lifetimes, three types: [`PluginRuntime`] per process, [`Plugin`] per artefact (shared by
 //! every route that binds it), [`Run`] and [`Responder`] per request. A [`Chain`] is the immutable
@@ -37,7 +37,7 @@ pub use chain::{Binding, Chain};
 pub use clock::{Clock, SystemClock};
 pub use error::{ChainError, ChainFailure, FailureKind, LoadError, RuntimeError};
 pub use http::{
-    HTTP_HEADERS, HTTP_HEADER_BYTES, HTTP_REQUEST_BYTES, Http, HttpCaller, HttpError, HttpMethod,
+    HTTP_HEADER_BYTES, HTTP_HEADERS, HTTP_REQUEST_BYTES, Http, HttpCaller, HttpError, HttpMethod,
     HttpRequest, HttpResponse, NoHttp, Sending,
 };
 pub use inspect::{add_custom_section, custom_sections};

@@ -96,12 +96,7 @@ impl Limits {
             ("model_ms", self.model_ms, 1, 600_000),
             ("http_requests", self.http_requests, 0, 1000),
             ("http_ms", self.http_ms, 1, 600_000),
-            (
-                "http_response_bytes",
-                self.http_response_bytes,
-                0,
-                64 << 20,
-            ),
+            ("http_response_bytes", self.http_response_bytes, 0, 64 << 20),
         ]
         .into_iter()
         .find(|&(_, value, min, max)| value < min || value > max)

@@ -116,4 +116,6 @@ pub use validator::gapura::plugin::types::{
     Chat, Failure, FinishReason, Grammar, Message, Refusal, Role, Sampling, ToolCall,
 };
 #[cfg(target_arch = "wasm32")]
-pub use validator::gapura::plugin::{clock, config, http, kv, log, metrics, model, random, tokenizer};
+pub use validator::gapura::plugin::{
+    clock, config, http, kv, log, metrics, model, random, tokenizer,
+};

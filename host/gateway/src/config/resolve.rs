@@ -11,13 +11,13 @@ use std::{
 
 use super::{
     AdminConfig, BindingConfig, Config, ConfigError, CudaConfig, Digest, Dtype, EngineConfig,
-    FailurePolicyName, GrantName, HttpAccess, KeyConfig, LogConfig, ModelConfig, Overrides, PluginLimits,
-    PluginsConfig, QuestionLimits, RouteConfig, SamplingDefaults, SamplingLimits, SamplingSection,
-    ServerConfig,
+    FailurePolicyName, GrantName, HttpAccess, KeyConfig, LogConfig, ModelConfig, Overrides,
+    PluginLimits, PluginsConfig, QuestionLimits, RouteConfig, SamplingDefaults, SamplingLimits,
+    SamplingSection, ServerConfig,
     error::nearest,
     file::{
-        BindingSection, ConfigFile, HttpSection, PluginLimitsSection, QuestionsSection, RouteSection,
-        ServerSection,
+        BindingSection, ConfigFile, HttpSection, PluginLimitsSection, QuestionsSection,
+        RouteSection, ServerSection,
     },
     location::Document,
 };

@@ -36,7 +36,7 @@ fn nothing_at_all_is_a_configuration() {
 fn unknown_keys_get_the_nearest_name_and_the_place() {
     insta::assert_snapshot!(message("[server]\nlistne = '127.0.0.1:1'\n"), @"gapura.toml:2:1: unknown key `listne`, did you mean `listen`? (known here: listen, allow_open, max_body_bytes, max_messages, request_timeout_seconds, body_timeout_seconds, header_timeout_seconds, drain_timeout_seconds, keep_alive_seconds, stall_seconds, cors_allow_origins, max_requests_per_minute)");
     insta::assert_snapshot!(message("[plugin]\n"), @"gapura.toml:1:2: unknown key `plugin`, did you mean `plugins`? (known here: server, admin, log, model, cuda, engine, sampling, plugins, routes, keys)");
-    insta::assert_snapshot!(message("[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatml', grants = ['tokeniser'] }]\n"), @"gapura.toml:3:43: unknown value `tokeniser`, did you mean `tokenizer`? (known here: log, config, tokenizer, metrics, kv, clock, random, model)");
+    insta::assert_snapshot!(message("[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatml', grants = ['tokeniser'] }]\n"), @"gapura.toml:3:43: unknown value `tokeniser`, did you mean `tokenizer`? (known here: log, config, tokenizer, metrics, kv, clock, random, model, http)");
 }
 
 #[test]
@@ -294,4 +294,18 @@ fn log_levels_are_known_by_pythons_names_too_and_nothing_else_is_one() {
         let message = level(wrong).unwrap_err().to_string();
         assert!(message.contains(&format!("`{wrong}` is not")), "{message}");
     }
+}
+
+#[test]
+fn the_grant_of_http_and_its_hosts_go_together() {
+    let binding =
+        |rest: &str| format!("[[routes]]\nname = 'a'\nplugins = [{{ plugin = 'p', {rest} }}]\n");
+    insta::assert_snapshot!(message(&binding("grants = ['http']")), @r#"gapura.toml:3:12: `p` is granted `http` and no host: name those that it may ask, such as `http = { allow = ["api.example.com"] }`"#);
+    insta::assert_snapshot!(message(&binding("http = { allow = ['a.example'] }")), @"gapura.toml:3:33: `http.allow` names hosts and `p` is not granted `http`: add it to `grants`");
+    insta::assert_snapshot!(message(&binding("grants = ['http'], http = { allow = ['a.example', 'https://b.example'] }")), @"");
+    let right = "grants = ['http'], http = { allow = ['a.example'], max_response_kib = 1 }";
+    let config = parse(&binding(right)).expect("right");
+    let http = &config.routes[0].plugins[0].http;
+    let limits = (http.requests, http.within.as_millis(), http.response_bytes);
+    assert_eq!(limits, (4, 2000, 1024));
 }

@@ -8,9 +8,7 @@ use gapura_plugin_runtime::{Binding, Chain, FailurePolicy, Grants, Import, Limit
 use super::ControlError;
 use crate::{
     builtin,
-    config::{
-        BindingConfig, Config, FailurePolicyName, GrantName, RouteConfig, nearest,
-    },
+    config::{BindingConfig, Config, FailurePolicyName, GrantName, RouteConfig, nearest},
     routing::{Route, RouteTable},
 };
 

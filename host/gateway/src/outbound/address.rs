@@ -45,7 +45,9 @@ const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96);
 pub(super) fn is_private(ip: IpAddr) -> bool {
     match canonical(ip) {
         IpAddr::V4(ip) => PRIVATE_V4.iter().any(|net| net.contains(&ip)),
-        IpAddr::V6(ip) => !GLOBAL_V6.contains(&ip) || PRIVATE_V6.iter().any(|net| net.contains(&ip)),
+        IpAddr::V6(ip) => {
+            !GLOBAL_V6.contains(&ip) || PRIVATE_V6.iter().any(|net| net.contains(&ip))
+        }
     }
 }
 

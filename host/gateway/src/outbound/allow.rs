@@ -128,7 +128,10 @@ fn net(text: &str) -> Result<Option<IpNet>, String> {
         format!("is neither a host nor a network such as `10.0.0.0/8` (`/{prefix}` stands behind)")
     })?;
     if net.addr() != net.network() {
-        return Err(format!("is not the first address of its network, {}", net.trunc()));
+        return Err(format!(
+            "is not the first address of its network, {}",
+            net.trunc()
+        ));
     }
     Ok(Some(net))
 }

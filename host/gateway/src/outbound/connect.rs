@@ -1,7 +1,7 @@
 //! From a target to a connection: one look-up, every address checked, one of them connected to.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use gapura_plugin_runtime::HttpError;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
@@ -18,6 +19,8 @@ use url::Host;
 use super::allow::AllowList;
 use super::request::Target;
 
+/// Names looked up at the same time.
+const MAX_LOOKUPS: usize = 32;
 /// Addresses of a name that are tried, one after the other.
 const MAX_TRIES: usize = 4;
 /// How long each but the last of them may take.
@@ -30,16 +33,34 @@ pub(super) trait Resolve: Send + Sync {
 }
 
 /// What [`Resolve::resolve`] returns.
-pub(super) type Resolving<'a> =
-    Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
+pub(super) type Resolving<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
 
 /// As any program of this machine does.
-pub(super) struct SystemResolver;
+pub(super) struct SystemResolver {
+    /// A look-up holds a thread until the system gives up, whether or not anyone still waits for it.
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self {
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+        }
+    }
+}
 
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a> {
+        let lookups = Arc::clone(&self.lookups);
+        let name = name.to_owned();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name, 0)).await?;
+            let permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
+            let found = tokio::task::spawn_blocking(move || {
+                let found = (name.as_str(), 0).to_socket_addrs();
+                drop(permit);
+                found
+            });
+            let found = found.await.map_err(io::Error::other)??;
             Ok(found.map(|address| address.ip()).collect())
         })
     }

@@ -1,9 +1,7 @@
 //! What a guest asks to be sent, checked: nothing of a request may reach past the host that its URL
 //! names.
 
-use gapura_plugin_runtime::{
-    HTTP_HEADER_BYTES, HTTP_HEADERS, HttpError, HttpMethod, HttpRequest,
-};
+use gapura_plugin_runtime::{HTTP_HEADER_BYTES, HTTP_HEADERS, HttpError, HttpMethod, HttpRequest};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -110,7 +108,9 @@ fn check(asked: HttpRequest) -> Result<Prepared, String> {
     } = asked;
     if url.len() > MAX_URL_BYTES {
         let bytes = url.len();
-        return Err(format!("its URL has {bytes} bytes, {MAX_URL_BYTES} are allowed"));
+        return Err(format!(
+            "its URL has {bytes} bytes, {MAX_URL_BYTES} are allowed"
+        ));
     }
     let url = Url::parse(&url).map_err(|error| format!("its URL cannot be read: {error}"))?;
     let target = Target::of(&url)?;
@@ -147,9 +147,14 @@ fn check(asked: HttpRequest) -> Result<Prepared, String> {
 fn guests_own(headers: Vec<(String, String)>) -> Result<HeaderMap, String> {
     if headers.len() > HTTP_HEADERS {
         let count = headers.len();
-        return Err(format!("it has {count} headers, {HTTP_HEADERS} are allowed"));
+        return Err(format!(
+            "it has {count} headers, {HTTP_HEADERS} are allowed"
+        ));
     }
-    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     if bytes > HTTP_HEADER_BYTES {
         return Err(format!(
             "its headers have {bytes} bytes, {HTTP_HEADER_BYTES} are allowed"

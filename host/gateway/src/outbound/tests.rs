@@ -27,7 +27,11 @@ struct Names {
 
 impl Names {
     fn leading_to(answers: &[&[&str]]) -> Arc<Self> {
-        let parse = |ips: &&[&str]| ips.iter().map(|ip| ip.parse().expect("an address")).collect();
+        let parse = |ips: &&[&str]| {
+            ips.iter()
+                .map(|ip| ip.parse().expect("an address"))
+                .collect()
+        };
         Arc::new(Self {
             answers: Mutex::new(answers.iter().map(parse).collect()),
             ..Self::default()
@@ -232,7 +236,12 @@ async fn names_without_an_address_and_ports_without_a_server_are_no_connection()
     let sent = send(&outbound, &[&allowed], request).await;
     let nobody = format!("nobody answers at 127.0.0.1:{port}");
     assert_eq!(sent, Err(HttpError::Connect(nobody)));
-    let sent = send(&outbound, &["nowhere.example"], get("http://nowhere.example")).await;
+    let sent = send(
+        &outbound,
+        &["nowhere.example"],
+        get("http://nowhere.example"),
+    )
+    .await;
     let none = "there is no address of nowhere.example".to_owned();
     assert_eq!(sent, Err(HttpError::Connect(none)));
 }
@@ -284,7 +293,10 @@ async fn a_header_has_its_bounds() {
 #[tokio::test]
 async fn what_is_cut_short_or_no_http_is_no_response() {
     assert_eq!(answered(b"").await, protocol(CUT));
-    assert_eq!(answered(b"HTTP/1.1 200 OK\r\na: b\r\n").await, protocol(CUT));
+    assert_eq!(
+        answered(b"HTTP/1.1 200 OK\r\na: b\r\n").await,
+        protocol(CUT)
+    );
     let half = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
     assert_eq!(answered(half).await, protocol(CUT));
     let chunk = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n";

@@ -99,7 +99,7 @@ impl Lender<'_> {
             random,
             outbound: _,
         } = self.state.lent.clone();
-        let no_http = "none, while a question is rendered";
+        let no_http = "no HTTP requests while a question is rendered";
         let metrics = &self.state.metrics;
         Services {
             tokens: Arc::new(Counter {

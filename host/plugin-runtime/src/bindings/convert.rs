@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    completion_observer as wo, http as wh, model as wm, prompt_template as wt, request_validation as wv,
-    response_processing as wr, types as w,
+    completion_observer as wo, http as wh, model as wm, prompt_template as wt,
+    request_validation as wv, response_processing as wr, types as w,
 };
 use crate::chain::Bound;
 use crate::http::{HttpError, HttpMethod, HttpRequest, HttpResponse};

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use super::{Abort, GuestState};
-use crate::bindings::{self, clock, config, http, kv, log, metrics, model, random, tokenizer, types};
+use crate::bindings::{
+    self, clock, config, http, kv, log, metrics, model, random, tokenizer, types,
+};
 use crate::http::{HTTP_REQUEST_BYTES, HttpCaller, HttpError, HttpRequest, HttpResponse};
 use crate::kv::Store;
 use crate::model::{Asker, ModelError};

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gapura_plugin_runtime::{
-    Binding, Chain, Grants, Http, HttpCaller, HttpError, HttpMethod, HttpRequest, HttpResponse,
-    Limits, NoHttp, Sending, Services, Validated,
+    Binding, Http, HttpCaller, HttpError, HttpMethod, HttpRequest, HttpResponse, Limits, NoHttp,
+    Sending, Services, Validated,
 };
 use gapura_test_guests as guests;
 
@@ -106,17 +106,6 @@ async fn a_guest_sends_and_reads_the_response() {
         ..request.clone()
     };
     assert_eq!(*http.sent.lock().expect("no panic"), [request, with_header]);
-}
-
-#[tokio::test]
-async fn a_guest_without_the_grant_is_refused_by_name() {
-    let binding = Binding {
-        grants: Grants::default(),
-        ..sends(Limits::default())
-    };
-    let refused = Chain::new("route", vec![binding, bind(load("render", guests::RENDER))]);
-    let message = refused.expect_err("no grant").to_string();
-    assert!(message.contains("`http`"), "{message}");
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use gapura_plugin_runtime::{
     AnswerContext, Binding, CallObserver, Chain, ChainFailure, Chat, Clock, Delta, Grants,
-    GuestCall, HttpError, Message, ModelError, NoHttp, NoModel, Outcome, Plugin, PluginId, PluginRuntime,
-    PluginValues, Random, Responder, Role, RuntimeConfig, Sampling, Services, TokenCounter,
+    GuestCall, HttpError, Message, ModelError, NoHttp, NoModel, Outcome, Plugin, PluginId,
+    PluginRuntime, PluginValues, Random, Responder, Role, RuntimeConfig, Sampling, Services,
+    TokenCounter,
 };
 use gapura_test_guests as guests;
 

@@ -8,7 +8,7 @@ pub(crate) fn option(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("={}", value.to_string()))
 }
 
-fn list(values: impl IntoIterator<Item = impl ToString>) -> String {
+pub(crate) fn list(values: impl IntoIterator<Item = impl ToString>) -> String {
     let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
     format!("[{}]", values.join(","))
 }
