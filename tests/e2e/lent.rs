@@ -41,13 +41,26 @@ pub(crate) fn refusal(answer: &Answer) -> (u16, String) {
     )
 }
 
+/// The only sample of that name that has those labels, among others.
 pub(crate) async fn sample(server: &Server, series: &str) -> Option<f64> {
     let scraped = server.get("/metrics").await;
-    let line = scraped
+    let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+    let labels = labels.trim_end_matches('}').split(',');
+    let labels: Vec<&str> = labels.filter(|label| !label.is_empty()).collect();
+    let is_meant = |found: &str| {
+        let (of, found) = found.split_once('{').unwrap_or((found, ""));
+        of == name && labels.iter().all(|label| found.contains(label))
+    };
+    let samples = scraped
         .text()
         .lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.map(|value| value.parse().expect("a value is a number"))
+        .filter_map(|line| line.rsplit_once(' '));
+    let mut values = samples
+        .filter(|(found, _)| is_meant(found))
+        .map(|(_, value)| value);
+    let value = values.next()?;
+    assert_eq!(values.next(), None, "{series} is not one series");
+    Some(value.parse().expect("a value is a number"))
 }
 
 /// Waits until `reached`, for ten seconds at most.
@@ -280,7 +293,7 @@ async fn a_plugin_remembers_over_requests_and_versions() {
     let next = [guests::REMEMBERS, &[0, 3, 1, b'x', b'2']].concat();
     server
         .controller
-        .push("remembers", &next)
+        .push("remembers", &next, gapura::controller::Until::Live)
         .expect("a right plugin");
     let answer = server.post(CHAT, halo("get")).await;
     assert_eq!(refusal(&answer), (400, "sesuatu".to_owned()));

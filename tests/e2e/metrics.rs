@@ -99,7 +99,8 @@ async fn three_requests_are_counted_with_their_tokens_and_times() {
     assert!(samples["inference_duration_seconds_sum"] >= samples["decode_duration_seconds_sum"]);
     assert!(samples["detokenization_duration_seconds_sum"] > 0.0);
     let plugin = |series: &&String| {
-        series.starts_with("gapura_plugin_calls_total{plugin=\"chatml\"")
+        series.starts_with("gapura_plugin_calls_total{")
+            && series.contains("plugin=\"chatml\",route=\"chat\"")
             && series.contains("stage=\"render\"")
     };
     let calls = samples

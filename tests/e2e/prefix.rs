@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
+use gapura::controller::Until;
 use gapura::pipeline::Prefill;
 use gapura_engine::sim::{SimLatency, SimRunner, sim_tokenizer};
 use gapura_engine::{EngineConfig, ModelRunner as _};
+use gapura_plugin_runtime::add_custom_section;
 use gapura_tests::{Answer, PLAIN, Server};
 use serde_json::{Value, json};
 
@@ -182,9 +184,12 @@ async fn a_templates_prefix_is_computed_before_a_new_version_serves() {
         let builtin = gapura::builtin::BUILTINS
             .iter()
             .find(|builtin| builtin.name == name);
-        let component = builtin.expect("a built-in plugin").bytes;
+        let mut component = builtin.expect("a built-in plugin").bytes.to_vec();
+        // Another version, though it does the same.
+        add_custom_section(&mut component, "mark", b"another");
         let controller = server.controller.clone();
-        let work = tokio::task::spawn_blocking(move || controller.push(name, component));
+        let work =
+            tokio::task::spawn_blocking(move || controller.push(name, &component, Until::Live));
         work.await.expect("no panic").expect("a good plugin");
         server.engine.stats().prefill_tokens - before
     };

@@ -78,6 +78,22 @@ impl Process {
         }
         let config = dir.path().join("gapura.toml");
         std::fs::write(&config, toml).expect("room in the temporary folder");
+        Self::serve(dir, change)
+    }
+
+    /// Kills it as nothing can be caught, and serves again from the same folder.
+    pub(crate) fn killed_and_started_again(mut self) -> Self {
+        self.child.kill().expect("the server runs");
+        self.wait();
+        let elsewhere = tempfile::tempdir().expect("a temporary folder");
+        let dir = std::mem::replace(&mut self.dir, elsewhere);
+        drop(self);
+        Self::serve(dir, |_| {})
+    }
+
+    fn serve(dir: tempfile::TempDir, change: impl FnOnce(&mut Command)) -> Self {
+        let folder = dir.path().join("plugins");
+        let config = dir.path().join("gapura.toml");
         let mut command = gapura();
         command
             .args([
@@ -143,6 +159,24 @@ impl Process {
             .header("authorization", format!("Bearer {TOKEN}"))
             .send(component)
             .expect("the server answers");
+        let body = response.body_mut().read_json().expect("an answer is JSON");
+        (response.status().as_u16(), body)
+    }
+
+    /// A request to the administration API, with a JSON body where there is one: status and body.
+    pub(crate) fn admin(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> (u16, serde_json::Value) {
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}/admin/v1/{path}", self.url))
+            .header("authorization", format!("Bearer {TOKEN}"))
+            .body(body.map(ToString::to_string).unwrap_or_default())
+            .expect("a request");
+        let mut response = Self::agent().run(request).expect("the server answers");
         let body = response.body_mut().read_json().expect("an answer is JSON");
         (response.status().as_u16(), body)
     }

@@ -18,7 +18,7 @@ const CONFIG: &str = "[engine]\nsim_step_ms = 2\n[[routes]]\nname = 'chat'\n\
     plugins = [{ plugin = 'chatml' }, { plugin = 'mark' }]\n";
 
 /// The guest that puts each delta into `[` and `]`, changed to `<` and `>`.
-fn angled() -> Vec<u8> {
+pub(crate) fn angled() -> Vec<u8> {
     let mut component = guests::BRACKETS.to_vec();
     // `i32.const` of the bracket, as LEB128.
     for (from, to) in [([0x41, 0xdb, 0x00], 0xbc), ([0x41, 0xdd, 0x00], 0xbe)] {

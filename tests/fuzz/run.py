@@ -26,7 +26,7 @@ TARGETS = [path.stem for path in sorted((FUZZ / "fuzz_targets").glob("*.rs"))]
 ENV = os.environ | {"RUSTC_BOOTSTRAP": "1", "CARGO_TARGET_DIR": str(OUT / "build"), "ASAN_OPTIONS": "detect_leaks=0"}
 # Bytes of an input. A grammar takes time with its length; great ones are in the unit tests. A
 # component is compiled; the guest of host_imports reads one page.
-MAX_LEN = {"grammar": 2048, "component": 16384, "host_imports": 4096}
+MAX_LEN = {"grammar": 2048, "component": 80000, "host_imports": 4096}
 FLAGS = ["--fuzz-dir", str(FUZZ), "--sanitizer", "address", "--release"]
 
 SCHEMA, REGEX, LARK, CHOICE = range(4)
@@ -84,6 +84,11 @@ def seeds(target):
         # Small enough are the guests of the tests; a build keeps them where it likes.
         for path in OUT.glob("build/*/release/build/gapura-test-guests-*/out/*.wasm"):
             shutil.copy(path, folder)
+        # And two as people build them, if they are there.
+        for name in ("persona", "chatml"):
+            path = REPO / "plugins/target/components" / f"{name}.wasm"
+            if path.exists():
+                shutil.copy(path, folder)
     elif target == "host_imports":
         for index, program in enumerate(programs()):
             (folder / f"{index}").write_bytes(program)

@@ -46,6 +46,7 @@ level = "warn"
 source = "sim"
 [plugins]
 dir = "{plugins}"
+releases_dir = "releases"
 watch = false
 """
 

@@ -58,6 +58,7 @@ max_num_seqs = 6
 sim_step_ms = 1.0
 [plugins]
 dir = "{plugins}"
+releases_dir = "releases"
 [[routes]]
 name = "chat"
 plugins = [{{ plugin = "template" }}]

@@ -83,7 +83,7 @@ impl Server {
         let state = Arc::new(state);
         let app = app(
             Arc::clone(&state),
-            gapura::routes::admin::router(Arc::clone(&controller)),
+            gapura::routes::admin::router(Arc::clone(&controller), Arc::clone(&state.records)),
         );
         Self {
             app,

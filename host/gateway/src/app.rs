@@ -119,6 +119,7 @@ fn cors(server: &ServerConfig) -> Option<CorsLayer> {
             header::RETRY_AFTER,
             crate::error::RETRY_AFTER_MS,
             crate::error::X_SHOULD_RETRY,
+            crate::routes::SERVER_TIMING,
         ]);
     Some(layer)
 }

@@ -1,6 +1,10 @@
 //! The plugins that the binary carries, so that a model can be served without any file beside
 //! it. They are ordinary components: listed, inspected and replaced like any other.
 
+use std::sync::LazyLock;
+
+use crate::config::Digest;
+
 /// A component that is part of the binary.
 #[derive(Debug, Clone, Copy)]
 pub struct Builtin {
@@ -24,6 +28,13 @@ const GEMMA_CHAT: Builtin = Builtin {
 
 /// All of them.
 pub const BUILTINS: [Builtin; 2] = [CHATML, GEMMA_CHAT];
+
+/// Whether the component with this SHA-256 is one of them.
+pub fn is_one(digest: &str) -> bool {
+    static DIGESTS: LazyLock<[String; 2]> =
+        LazyLock::new(|| BUILTINS.map(|builtin| Digest::of(builtin.bytes).to_hex()));
+    DIGESTS.iter().any(|known| known == digest)
+}
 
 /// What a route writes to get the template plugin that suits the model.
 pub const TEMPLATE: &str = "template";

@@ -7,14 +7,17 @@ mod expect;
 mod file;
 mod http;
 mod play;
+mod replay;
 mod script;
 mod section;
+mod tapes;
 mod times;
 
 pub use expect::{Difference, Expect};
 pub use file::{Case, CaseError, MAX_CASE_BYTES, updated};
 pub use http::Exchange;
 pub use play::{CaseRunner, Measure, Outcome};
+pub(crate) use replay::rehearse;
 pub use script::StageUse;
 pub use section::{MAX_CASES, embed, embedded};
 pub use times::{CallTimes, Percentiles};

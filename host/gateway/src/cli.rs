@@ -112,7 +112,7 @@ impl Cli {
             Command::Generate(args) => args.run()?,
             Command::Bench(args) => args.run()?,
             Command::Doctor(args) => args.run()?,
-            Command::Plugin(command) => command.run()?,
+            Command::Plugin(command) => return command.run(),
             Command::Key(command) => command.run()?,
             Command::Completions { shell } => {
                 // Into memory first: the generator panics on a closed pipe.

@@ -198,15 +198,41 @@ pub struct SamplingLimits {
 /// `[plugins]`, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginsConfig {
-    /// `NAME.wasm` files; pushed ones are stored here. `None`: only built-in plugins, and
-    /// pushed ones are forgotten at the end.
+    /// `NAME.wasm` files that go live.
     pub dir: Option<PathBuf>,
+    /// Versions, their states and the history. `None`: they are forgotten at the end.
+    pub releases_dir: Option<PathBuf>,
+    /// Versions of each plugin that are kept.
+    pub keep_versions: usize,
     /// Load what changes in `dir`.
     pub watch: bool,
     /// Compiled code, by digest.
     pub cache_dir: PathBuf,
+    /// Keep account of what each plugin costs.
+    pub ledger: bool,
+    /// When a version is rolled back by itself.
+    pub guard: GuardConfig,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimits,
+}
+
+/// `[plugins.guard]`, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GuardConfig {
+    /// Whether anything is rolled back.
+    pub enabled: bool,
+    /// Requests before a version is judged.
+    pub min_requests: u64,
+    /// Share of requests that may fail.
+    pub max_failure_rate: f64,
+    /// Share of requests that may run out of time.
+    pub max_deadline_rate: f64,
+    /// How many times as long a request may take.
+    pub max_latency_ratio: f64,
+    /// By how much it must take longer, too.
+    pub min_latency: Duration,
+    /// How long a version that went live is watched.
+    pub probation: Duration,
 }
 
 /// What one plugin instance may use.
@@ -267,6 +293,19 @@ pub struct RouteConfig {
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
     pub limits: SamplingLimits,
+    /// Which requests are kept to be run again; `None` for none.
+    pub record: Option<RecordConfig>,
+}
+
+/// Which requests of a route are kept to be run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordConfig {
+    /// Most records.
+    pub keep: usize,
+    /// Letters and digits are replaced.
+    pub redact: bool,
+    /// Bytes of all of them.
+    pub max_bytes: usize,
 }
 
 /// One plugin of a route.
@@ -281,6 +320,8 @@ pub struct BindingConfig {
     pub settings: serde_json::Value,
     /// The imports that it gets beside `config`.
     pub grants: Vec<GrantName>,
+    /// How many later requests an instance may serve; `None` is 0, or what suits a built-in plugin.
+    pub reuse: Option<u32>,
     /// What happens when a call fails; `None` is `closed`.
     pub on_failure: Option<FailurePolicyName>,
     /// Allow `open` for a validator, which then lets requests through unseen.

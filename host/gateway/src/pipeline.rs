@@ -17,6 +17,7 @@ mod prompt;
 mod question;
 mod scores;
 mod services;
+mod shadow;
 
 use std::sync::Arc;
 
@@ -29,10 +30,12 @@ pub use observation::Observations;
 pub use pieces::Pieces;
 pub use prefill::Prefill;
 pub(crate) use prompt::text_tokens;
+pub(crate) use shadow::Shadow;
+pub use shadow::Shadows;
 
 use crate::error::ApiError;
 use crate::pipeline::judge::Judged;
-use crate::pipeline::services::Lender;
+use crate::pipeline::services::{Lender, Watch};
 use crate::routing::Route;
 use crate::state::{AppState, LoadedModel};
 use crate::telemetry::RequestRecord;
@@ -62,6 +65,7 @@ pub async fn run(
     prompt::check_length(model, &call.chat, call.prompt.param())?;
     let Call {
         route,
+        sticky_key,
         chat,
         prompt,
         options,
@@ -73,30 +77,41 @@ pub async fn run(
         salt: options.cache_salt.clone(),
         deadline,
     };
-    let judged = deadline.hold(judge::judge(&lender, route, chat)).await?;
+    let judged = judge::judge(
+        &lender,
+        route,
+        &sticky_key,
+        chat,
+        prompt.is_rendered(),
+        record,
+    );
+    let judged = deadline.hold(judged).await?;
     let Judged {
         route,
         mut run,
         chat,
         context,
         reply,
+        watch,
     } = judged;
     record.routed(&route.name, route.chain.label());
     if let Some(reply) = reply {
-        let replies = choice::replies(model, &mut run, &context, options.n, &reply, deadline);
+        let replies = choice::replies(
+            model, &mut run, &context, options.n, &reply, deadline, &watch,
+        );
         return Ok(Answer {
             choices: deadline.hold(replies).await?,
             prompt: Arc::new([]),
             route,
         });
     }
-    let tokens = prompt::tokens(model, &mut run, &chat, prompt, record);
+    let tokens = prompt::tokens(model, &mut run, &chat, prompt, &watch, record);
     let mut tokens = deadline.hold(tokens).await?;
     let grammar = grammar::compiled(model, options.grammar.as_ref(), tokens.grammar.take());
     let grammar = deadline.hold(grammar).await?;
     let plan = plan::plan(model, &route, &chat, &options, tokens, grammar, deadline)?;
-    let reporter = lender.reporter(&route);
-    let choices = choice::submit(model, &mut run, &context, &plan, deadline, reporter);
+    let reporter = lender.reporter(&route, &watch);
+    let choices = choice::submit(model, &mut run, &context, &plan, deadline, reporter, &watch);
     Ok(Answer {
         choices: deadline.hold(choices).await?,
         prompt: plan.prompt,
@@ -124,7 +139,16 @@ pub(crate) async fn rendered_tokens(
         salt,
         deadline,
     };
-    let mut run = route.chain.start(lender.services(route, chat));
-    let tokens = prompt::tokens(model, &mut run, chat, PromptSource::Template, record);
+    let watch = Watch::counting(lender.tally(route, record));
+    let services = lender.services(route, chat, &watch);
+    let mut run = route.chain.start(services);
+    let tokens = prompt::tokens(
+        model,
+        &mut run,
+        chat,
+        PromptSource::Template,
+        &watch,
+        record,
+    );
     Ok(deadline.hold(tokens).await?.ids)
 }

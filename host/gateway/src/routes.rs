@@ -11,4 +11,5 @@ mod sse;
 mod target;
 pub(crate) mod tokenize;
 
+pub(crate) use answering::SERVER_TIMING;
 pub(crate) use target::Target;

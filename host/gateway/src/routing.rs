@@ -1,13 +1,22 @@
 //! Which chain answers a request. A [`RouteTable`] is immutable; the
 //! [`Controller`](crate::controller::Controller) swaps whole tables.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use axum::http::HeaderValue;
-use gapura_plugin_runtime::Chain;
+use gapura_plugin_runtime::{Chain, PluginId};
+use sha2::{Digest as _, Sha256};
 
-use crate::config::{RouteConfig, SamplingDefaults, SamplingLimits};
-use crate::outbound::AllowList;
+use crate::{
+    config::{RecordConfig, RouteConfig, SamplingDefaults, SamplingLimits},
+    controller::TrialMode,
+    outbound::AllowList,
+    telemetry::{Ledger, ledger::Accounts},
+    trial::Watched,
+};
 
 /// One way through the gateway at one version of its plugins. A request takes it once and
 /// keeps it to its end.
@@ -29,6 +38,25 @@ pub struct Route {
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
     pub limits: SamplingLimits,
+    /// A version of one of the plugins that serves beside the live one.
+    pub trial: Option<Trial>,
+    /// Which requests are kept to be run again.
+    pub record: Option<RecordConfig>,
+    /// Opened with the first request.
+    accounts: OnceLock<Accounts>,
+}
+
+/// A version on trial, as a route has it.
+#[derive(Debug)]
+pub struct Trial {
+    /// How it serves.
+    pub mode: TrialMode,
+    /// Which version.
+    pub plugin: PluginId,
+    /// What it does there.
+    pub watched: Arc<Watched>,
+    /// The route with that version in its chain.
+    pub route: Arc<Route>,
 }
 
 impl Route {
@@ -49,8 +77,54 @@ impl Route {
                 .collect(),
             sampling: config.sampling,
             limits: config.limits,
+            trial: None,
+            record: config.record,
+            accounts: OnceLock::new(),
         }
     }
+
+    /// What its plugins cost is booked here.
+    pub(crate) fn accounts(&self, ledger: &Ledger) -> &Accounts {
+        self.accounts.get_or_init(|| ledger.accounts(&self.chain))
+    }
+
+    /// The version that sees what this one answers, if there is one.
+    pub(crate) fn shadow(&self) -> Option<&Trial> {
+        let trial = self.trial.as_ref();
+        trial.filter(|trial| trial.mode == TrialMode::Shadow)
+    }
+
+    /// The version that answers a share of the requests, if there is one.
+    pub(crate) fn canary(&self) -> Option<&Trial> {
+        let trial = self.trial.as_ref();
+        trial.filter(|trial| matches!(trial.mode, TrialMode::Canary(_)))
+    }
+
+    /// The version of this route that answers the requests of `key`: always the same one, as long
+    /// as the same version is on trial and its share does not shrink.
+    pub fn version_for(self: &Arc<Self>, key: &str) -> &Arc<Self> {
+        match &self.trial {
+            Some(Trial {
+                mode: TrialMode::Canary(percent),
+                plugin,
+                route,
+                ..
+            }) if share(&plugin.digest, key) < f64::from(*percent) / 100.0 => route,
+            _ => self,
+        }
+    }
+}
+
+/// Where `key` stands, in [0, 1): evenly spread, and anew for each version.
+fn share(digest: &str, key: &str) -> f64 {
+    let hash = Sha256::new()
+        .chain_update(digest)
+        .chain_update([0])
+        .chain_update(key)
+        .finalize();
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&hash[..4]);
+    f64::from(u32::from_be_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }
 
 /// All routes.
@@ -108,5 +182,27 @@ impl RouteTable {
         let mut ids: Vec<&str> = self.by_model.keys().map(String::as_str).collect();
         ids.sort_unstable();
         ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_keys_is_even_sticky_and_grows_by_adding() {
+        let digest = "ab".repeat(32);
+        let keys: Vec<String> = (0..10_000).map(|number| format!("user-{number}")).collect();
+        let within = |digest: &str, percent: f64| -> Vec<&String> {
+            keys.iter()
+                .filter(|key| share(digest, key) < percent / 100.0)
+                .collect()
+        };
+        let (ten, fifty) = (within(&digest, 10.0), within(&digest, 50.0));
+        assert!((900..1100).contains(&ten.len()), "{}", ten.len());
+        assert!((4800..5200).contains(&fifty.len()), "{}", fifty.len());
+        assert!(ten.iter().all(|key| fifty.contains(key)));
+        assert_eq!(within(&digest, 100.0).len(), keys.len());
+        assert_ne!(within(&"cd".repeat(32), 10.0), ten);
     }
 }

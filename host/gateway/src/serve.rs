@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     app,
     config::{Config, Environment, Overrides},
-    controller::{Controller, Origin, Watch},
+    controller::{Controller, Guard, Origin, Watch},
     model_loader,
     pipeline::Prefill,
     routes,
@@ -73,6 +73,7 @@ pub async fn serve(
     let metrics = Arc::new(Metrics::new());
     let controller = start_controller(&config, environment, flags, &metrics).await?;
     let _watch = Watch::start(&controller)?;
+    let _guard = Guard::start(&controller).context("cannot start a thread to watch plugins")?;
     let state = Arc::new(AppState::new(
         config.server.clone(),
         controller.routes(),
@@ -83,7 +84,7 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(None);
     let header_timeout = config.server.header_timeout;
     let drain_timeout = config.server.drain_timeout;
-    let admin = routes::admin::router(Arc::clone(&controller));
+    let admin = routes::admin::router(Arc::clone(&controller), Arc::clone(&state.records));
     let servers: Vec<JoinHandle<Drained>> = match admin_listener {
         None => vec![spawn(
             listener,

@@ -15,7 +15,8 @@ use crate::auth::{Auth, RateLimiter};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::outbound::Outbound;
-use crate::pipeline::Observations;
+use crate::pipeline::{Observations, Shadows};
+use crate::recording::Records;
 use crate::routing::RouteTable;
 use crate::telemetry::{Metrics, RequestRecord};
 
@@ -33,6 +34,10 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Ends of answers that observers are yet to hear of.
     pub observations: Arc<Observations>,
+    /// Requests that versions on trial are yet to see.
+    pub shadows: Arc<Shadows>,
+    /// Requests that can be run again.
+    pub records: Arc<Records>,
     /// What plugins are lent beside the model.
     pub lent: Lent,
     /// Limits of bodies and times.
@@ -132,6 +137,8 @@ impl AppState {
             auth,
             rate: RateLimiter::default(),
             metrics,
+            shadows: Arc::default(),
+            records: Arc::default(),
             lent: Lent::default(),
             observations: Arc::default(),
             server,

@@ -9,6 +9,7 @@ use tracing::warn;
 use crate::bindings::{self, completion_observer};
 use crate::error::ChainError;
 use crate::guest::{Failure, Guest};
+use crate::idle::Idle;
 use crate::limits::{FailurePolicy, Grants, Limits};
 use crate::plugin::{Plugin, Stage};
 use crate::run::Run;
@@ -27,6 +28,10 @@ pub struct Binding {
     pub grants: Grants,
     /// What it may consume.
     pub limits: Limits,
+    /// How many later requests an instance that has answered may serve, one at a time; then it is
+    /// dropped, as it is after any failure and when half of its memory is used. What a guest keeps
+    /// in its memory is seen by those requests. 0 is a fresh instance for each.
+    pub reuse: u32,
     /// What happens when it fails. A plugin that renders always fails closed, since there is
     /// nothing to go on with.
     pub on_failure: FailurePolicy,
@@ -42,6 +47,7 @@ impl Binding {
             settings: Value::Null,
             grants: Grants::default(),
             limits: Limits::default(),
+            reuse: 0,
             on_failure: FailurePolicy::Closed,
             allow_open_validator: false,
         }
@@ -52,6 +58,36 @@ impl Binding {
 pub(crate) struct Bound {
     pub(crate) binding: Binding,
     pub(crate) profile: Arc<Profile>,
+    idle: Arc<Idle>,
+}
+
+impl Bound {
+    /// An instance for a request, in room that was reserved for it: one that waits, or a fresh
+    /// one. `stage` is the one that it is first needed for.
+    pub(crate) async fn guest(
+        &self,
+        scope: &Arc<RequestScope>,
+        request_id: &str,
+        stage: Stage,
+    ) -> Result<Guest, Failure> {
+        if let Some(mut guest) = self.idle.take() {
+            guest.adopt(self.binding.plugin.artifact(), request_id, scope);
+            return Ok(guest);
+        }
+        let artifact = self.binding.plugin.artifact();
+        Guest::start(artifact, &self.profile, scope, request_id, stage).await
+    }
+
+    /// Takes an instance back whose request needs it no more and that has not failed. It waits for
+    /// the next one if it may, and if the pool has room that nobody waits for.
+    pub(crate) fn give_back(&self, mut guest: Guest) {
+        let shared = &self.binding.plugin.artifact().shared;
+        if guest.rest(self.binding.reuse)
+            && let Some(room) = shared.spare_room()
+        {
+            self.idle.put(guest, room);
+        }
+    }
 }
 
 /// The plugins of one route, in order. Immutable: a changed route gets a new chain, and requests
@@ -97,9 +133,14 @@ impl Chain {
                     settings,
                     limits: binding.limits.clone(),
                 });
+                let idle = Arc::<Idle>::default();
+                if binding.reuse > 0 {
+                    binding.plugin.artifact().shared.idle.add(&idle);
+                }
                 Arc::new(Bound {
                     binding: binding.clone(),
                     profile,
+                    idle,
                 })
             })
             .collect();
@@ -180,10 +221,12 @@ async fn observe(
     summary: &completion_observer::Summary,
 ) -> Result<(), Failure> {
     let artifact = bound.binding.plugin.artifact();
-    let _room = artifact.shared.reserve(1).await?;
-    let mut guest =
-        Guest::start(artifact, &bound.profile, scope, request_id, Stage::Observe).await?;
-    guest.completed(artifact, summary).await
+    let reserved = artifact.shared.reserve(1).await;
+    let _room = reserved.inspect_err(|failure| scope.failed(bound, Stage::Observe, failure))?;
+    let mut guest = bound.guest(scope, request_id, Stage::Observe).await?;
+    guest.completed(artifact, summary).await?;
+    bound.give_back(guest);
+    Ok(())
 }
 
 fn only_renderer(route: &str, bindings: &[Binding]) -> Result<usize, ChainError> {

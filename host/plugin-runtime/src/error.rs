@@ -256,6 +256,20 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// Every kind, in the order of their declaration.
+    pub const ALL: [Self; 10] = [
+        Self::Trap,
+        Self::Deadline,
+        Self::Memory,
+        Self::Stack,
+        Self::OutputTooLarge,
+        Self::HostCalls,
+        Self::HeldTooMuch,
+        Self::InvalidOutput,
+        Self::Declined,
+        Self::Exhausted,
+    ];
+
     /// The kind as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -12,7 +12,10 @@ use wasmtime::component::{Instance, ResourceAny};
 use wasmtime::error::Context as _;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 
-use crate::bindings::{self, InvalidOutput, completion_observer, response_processing, types as w};
+use crate::bindings::{
+    self, InvalidOutput, completion_observer, prompt_template, request_validation,
+    response_processing, types as w,
+};
 use crate::chain::Bound;
 use crate::error::{ChainFailure, FailureKind};
 use crate::plugin::{Artifact, Stage};
@@ -57,8 +60,25 @@ impl Failure {
 pub(crate) struct Guest {
     store: Store<GuestState>,
     instance: Instance,
+    /// Its functions, as far as they were called.
+    exports: Exports,
+    /// `None` while it waits for a request.
+    serving: Option<Serving>,
+    /// Requests that it has served.
+    served: u32,
+}
+
+/// What an instance has while it serves.
+struct Serving {
     observer: Arc<dyn CallObserver>,
     _alive: Alive,
+}
+
+#[derive(Default)]
+struct Exports {
+    validate: Option<request_validation::Guest>,
+    render: Option<prompt_template::Guest>,
+    observe: Option<completion_observer::Guest>,
 }
 
 /// A processor of a live instance: the guest's resource and where its methods are.
@@ -107,9 +127,45 @@ impl Guest {
         Ok(Self {
             store,
             instance,
-            observer,
-            _alive: alive,
+            exports: Exports::default(),
+            serving: Some(Serving {
+                observer,
+                _alive: alive,
+            }),
+            served: 0,
         })
+    }
+
+    /// Begins another request.
+    pub(crate) fn adopt(
+        &mut self,
+        artifact: &Artifact,
+        request_id: &str,
+        request: &Arc<RequestScope>,
+    ) {
+        let state = self.store.data_mut();
+        state.begin_request(request_id, Arc::clone(request));
+        self.serving = Some(Serving {
+            observer: Arc::clone(&request.services.observer),
+            _alive: artifact.shared.ticker.alive(),
+        });
+    }
+
+    /// Ends a request; whether another may follow, where `reuse` may do so.
+    pub(crate) fn rest(&mut self, reuse: u32) -> bool {
+        self.served += 1;
+        self.serving = None;
+        let state = self.store.data_mut();
+        state.end_request();
+        let has_room = state.limiter.memory_bytes <= state.profile.limits.memory_bytes / 2;
+        self.served <= reuse && has_room
+    }
+
+    fn observer(&self) -> &dyn CallObserver {
+        let serving = self.serving.as_ref();
+        &*serving
+            .expect("a guest is called for a request only")
+            .observer
     }
 
     /// Checks the types of every export of `artifact`. An error names the stage's interface.
@@ -144,21 +200,29 @@ impl Guest {
         let (budget, allowance) = self.call_limits(input_bytes);
         let started = Instant::now();
         let wall = begin(&mut self.store, budget, allowance);
-        let indices = artifact
-            .indices
-            .validate
-            .as_ref()
-            .expect("the plugin validates");
-        let result = match indices.load(&mut self.store, &self.instance) {
+        let indices = artifact.indices.validate.as_ref();
+        let indices = indices.expect("the plugin validates");
+        let exports = match self.exports.validate.take() {
+            Some(known) => Ok(known),
+            None => indices.load(&mut self.store, &self.instance),
+        };
+        let result = match exports {
             Ok(exports) => {
                 let call = exports.call_validate(&mut self.store, chat);
-                wall.hold(call).await
+                let result = wall.hold(call).await;
+                self.exports.validate = Some(exports);
+                result
             }
             Err(error) => Err(error),
         };
         let result = settle(&mut self.store, result).and_then(|answer| {
-            let declined =
-                |failure: w::Failure| Failure::new(FailureKind::Declined, failure.message);
+            let declined = |failure: w::Failure| {
+                let message = match failure.message.trim() {
+                    "" => "gave no reason".to_owned(),
+                    _ => failure.message,
+                };
+                Failure::new(FailureKind::Declined, message)
+            };
             let verdict = bindings::verdict(answer.map_err(declined)?)?;
             bounded(verdict_bytes(&verdict), allowance)?;
             Ok(verdict)
@@ -170,7 +234,7 @@ impl Guest {
         };
         report(
             &self.store,
-            &*self.observer,
+            self.observer(),
             Stage::Validate,
             "validate",
             started,
@@ -188,15 +252,18 @@ impl Guest {
         let (budget, allowance) = self.call_limits(input_bytes);
         let started = Instant::now();
         let wall = begin(&mut self.store, budget, allowance);
-        let indices = artifact
-            .indices
-            .render
-            .as_ref()
-            .expect("the plugin renders");
-        let result = match indices.load(&mut self.store, &self.instance) {
+        let indices = artifact.indices.render.as_ref();
+        let indices = indices.expect("the plugin renders");
+        let exports = match self.exports.render.take() {
+            Some(known) => Ok(known),
+            None => indices.load(&mut self.store, &self.instance),
+        };
+        let result = match exports {
             Ok(exports) => {
                 let call = exports.call_render(&mut self.store, chat);
-                wall.hold(call).await
+                let result = wall.hold(call).await;
+                self.exports.render = Some(exports);
+                result
             }
             Err(error) => Err(error),
         };
@@ -215,7 +282,7 @@ impl Guest {
         };
         report(
             &self.store,
-            &*self.observer,
+            self.observer(),
             Stage::Render,
             "render",
             started,
@@ -232,15 +299,18 @@ impl Guest {
         let (budget, allowance) = self.call_limits(0);
         let started = Instant::now();
         let wall = begin(&mut self.store, budget, allowance);
-        let indices = artifact
-            .indices
-            .observe
-            .as_ref()
-            .expect("the plugin observes");
-        let result = match indices.load(&mut self.store, &self.instance) {
+        let indices = artifact.indices.observe.as_ref();
+        let indices = indices.expect("the plugin observes");
+        let exports = match self.exports.observe.take() {
+            Some(known) => Ok(known),
+            None => indices.load(&mut self.store, &self.instance),
+        };
+        let result = match exports {
             Ok(exports) => {
                 let call = exports.call_completed(&mut self.store, summary);
-                wall.hold(call).await
+                let result = wall.hold(call).await;
+                self.exports.observe = Some(exports);
+                result
             }
             Err(error) => Err(error),
         };
@@ -251,7 +321,7 @@ impl Guest {
         };
         report(
             &self.store,
-            &*self.observer,
+            self.observer(),
             Stage::Observe,
             "completed",
             started,
@@ -291,7 +361,7 @@ impl Guest {
         };
         report(
             &self.store,
-            &*self.observer,
+            self.observer(),
             Stage::Respond,
             "processor",
             started,
@@ -348,6 +418,17 @@ impl Processor {
         self.conclude("finish", started, allowance, result)
     }
 
+    /// Ends the processor after its last word; its instance, unless that failed.
+    pub(crate) async fn release(mut self) -> Option<Guest> {
+        let (budget, allowance) = self.delta_limits(0);
+        let guest = &mut self.guest;
+        let wall = begin(&mut guest.store, budget, allowance);
+        let dropped = self.resource.resource_drop_async(&mut guest.store);
+        let result = wall.hold(dropped).await;
+        settle(&mut guest.store, result).ok()?;
+        Some(self.guest)
+    }
+
     fn conclude(
         &mut self,
         function: &'static str,
@@ -370,7 +451,7 @@ impl Processor {
         };
         report(
             &guest.store,
-            &*guest.observer,
+            guest.observer(),
             Stage::Respond,
             function,
             started,

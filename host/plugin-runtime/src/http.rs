@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::Limits;
 use crate::plugin::PluginId;
 
@@ -98,7 +100,8 @@ pub struct HttpResponse {
 }
 
 /// Why there is no response. The guest is told.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HttpError {
     /// The route does not allow the host, or its address is private.
     #[error("denied: {0}")]

@@ -21,6 +21,13 @@ impl Kv {
         let key = (route.to_owned(), plugin.to_owned());
         Arc::clone(stores.entry(key).or_default())
     }
+
+    /// Lets the plugin named `plugin` on `route` remember `value`, as if it had set it itself: for
+    /// requests that are played again. What is larger than an entry may be is left out.
+    pub fn preset(&self, route: &str, plugin: &str, key: &str, value: &[u8]) {
+        let store = self.store(route, plugin);
+        let _ = store.set(key.to_owned(), value.to_vec(), None, u64::MAX);
+    }
 }
 
 /// One plugin's values on one route. Times are nanoseconds of one monotonic clock.

@@ -1,12 +1,12 @@
 //! What one binding of a plugin may use, and what happens when it fails.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::plugin::Import;
 
 /// What a guest may use. Every limit is enforced by the host; reaching one fails the call (or, for
 /// log lines, drops the line).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Most bytes of linear memory of one instance. Default 64 MiB.
@@ -107,7 +107,7 @@ impl Limits {
 pub(crate) const MAX_TABLE_ELEMENTS: u64 = 100_000;
 
 /// What happens to a request when a plugin fails.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailurePolicy {
     /// The request fails, naming plugin and cause.

@@ -85,7 +85,8 @@ pub(crate) fn load(shared: &Arc<Shared>, name: &str, wasm: &[u8]) -> Result<Plug
     Ok(Plugin::new(name, artifact))
 }
 
-fn check_name(name: &str) -> Result<(), LoadError> {
+/// Refuses names that routes and files cannot use.
+pub(crate) fn check_name(name: &str) -> Result<(), LoadError> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     let begins = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     if name.len() <= 64 && name.starts_with(begins) && name.chars().all(plain) {

@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::Limits;
 use crate::plugin::PluginId;
 use crate::types::{FinishReason, Grammar, Message};
@@ -41,7 +43,7 @@ pub struct Question {
 }
 
 /// What the model said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelAnswer {
     /// The whole text.
     pub text: String,
@@ -54,7 +56,8 @@ pub struct ModelAnswer {
 }
 
 /// Why there is no answer. The guest is told.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum ModelError {
     /// The request has had all its questions or tokens.
     #[error("the request has had {0}")]

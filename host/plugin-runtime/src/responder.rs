@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::chain::{Bound, Chain};
 use crate::error::{ChainFailure, FailureKind};
-use crate::guest::{Failure, Guest, Processor};
+use crate::guest::{Failure, Processor};
 use crate::held::Held;
 use crate::plugin::Stage;
 use crate::run::survive;
@@ -28,6 +28,9 @@ struct Link {
     /// `None` once it failed and is skipped.
     processor: Option<Processor>,
     held: Held,
+    /// The most bytes held so far.
+    most_held: usize,
+    scope: Arc<RequestScope>,
 }
 
 /// How the answer ended before or with `finish`.
@@ -71,6 +74,7 @@ impl Responder {
             Err(failure) => {
                 // Open bindings are skipped; one closed one fails the answer.
                 for bound in bound {
+                    scope.failed(bound, Stage::Respond, &failure);
                     survive(bound, Stage::Respond, failure.clone())?;
                 }
                 return Ok(Self {
@@ -87,6 +91,8 @@ impl Responder {
                     bound: Arc::clone(bound),
                     processor: Some(processor),
                     held: Held::default(),
+                    most_held: 0,
+                    scope: Arc::clone(scope),
                 }),
                 Err(failure) => survive(bound, Stage::Respond, failure)?,
             }
@@ -152,6 +158,9 @@ impl Responder {
             }
         }
         let text = flow.delta.map(|delta| delta.text).unwrap_or_default();
+        if flow.end.is_some() {
+            self.release().await;
+        }
         match flow.end {
             None => Ok(Output::Emit(text)),
             Some(reason) if flow.cut => {
@@ -161,6 +170,20 @@ impl Responder {
             Some(_) => {
                 self.end = Some(End::Finished);
                 Ok(Output::Emit(text))
+            }
+        }
+    }
+}
+
+impl Responder {
+    /// The answer is over: instances that may serve on are given back.
+    async fn release(&mut self) {
+        for link in &mut self.links {
+            if link.bound.binding.reuse > 0
+                && let Some(processor) = link.processor.take()
+                && let Some(guest) = processor.release().await
+            {
+                link.bound.give_back(guest);
             }
         }
     }
@@ -243,11 +266,18 @@ impl Link {
     fn bound_held(&mut self) -> Result<String, ChainFailure> {
         let limit = self.bound.binding.limits.held_bytes;
         let held = self.held.len();
+        if held > self.most_held {
+            self.most_held = held;
+            let observer = &self.scope.services.observer;
+            observer.held(self.bound.binding.plugin.id(), held as u64);
+        }
         if held as u64 <= limit {
             return Ok(String::new());
         }
         let message = format!("holds back {held} bytes of the answer, {limit} are allowed");
-        self.skip(Failure::new(FailureKind::HeldTooMuch, message))
+        let failure = Failure::new(FailureKind::HeldTooMuch, message);
+        self.scope.failed(&self.bound, Stage::Respond, &failure);
+        self.skip(failure)
     }
 
     /// The processor failed. If it fails open, text passes it by from now on, and what it held is
@@ -271,11 +301,8 @@ async fn processor(
     context: &AnswerContext,
 ) -> Result<Processor, Failure> {
     let artifact = bound.binding.plugin.artifact();
-    let (profile, request_id) = (&bound.profile, &context.request_id);
-    Guest::start(artifact, profile, scope, request_id, Stage::Respond)
-        .await?
-        .processor(artifact, context)
-        .await
+    let guest = bound.guest(scope, &context.request_id, Stage::Respond);
+    guest.await?.processor(artifact, context).await
 }
 
 /// Text whose tokens are not known any more; `None` where there is none.

@@ -182,19 +182,14 @@ impl Run {
         chat: &Chat,
         keep: bool,
     ) -> Result<Verdict, Failure> {
-        self.make_room(bound).await?;
+        self.make_room(bound, Stage::Validate).await?;
         let artifact = bound.binding.plugin.artifact();
-        let mut guest = Guest::start(
-            artifact,
-            &bound.profile,
-            &self.scope,
-            &chat.request_id,
-            Stage::Validate,
-        )
-        .await?;
+        let made = bound.guest(&self.scope, &chat.request_id, Stage::Validate);
+        let mut guest = made.await?;
         let verdict = guest.validate(artifact, seen, chat_bytes(chat)).await?;
-        if keep {
-            self.renderer = Some(guest);
+        match keep {
+            true => self.renderer = Some(guest),
+            false => bound.give_back(guest),
         }
         Ok(verdict)
     }
@@ -208,19 +203,21 @@ impl Run {
         let mut guest = match self.renderer.take() {
             Some(guest) => guest,
             None => {
-                self.make_room(bound).await?;
-                let (profile, request_id) = (&bound.profile, &chat.request_id);
-                Guest::start(artifact, profile, &self.scope, request_id, Stage::Render).await?
+                self.make_room(bound, Stage::Render).await?;
+                let made = bound.guest(&self.scope, &chat.request_id, Stage::Render);
+                made.await?
             }
         };
-        guest
+        let rendered = guest
             .render(artifact, &bindings::chat(chat), chat_bytes(chat))
-            .await
+            .await?;
+        bound.give_back(guest);
+        Ok(rendered)
     }
 
     /// Takes the room that this run can need at once: one instance, and one more where the
     /// renderer, kept from its validation, waits for validators after it.
-    async fn make_room(&mut self, bound: &Bound) -> Result<(), Failure> {
+    async fn make_room(&mut self, bound: &Bound, stage: Stage) -> Result<(), Failure> {
         if self.room.is_some() {
             return Ok(());
         }
@@ -232,7 +229,8 @@ impl Run {
             1
         };
         let shared = &bound.binding.plugin.artifact().shared;
-        self.room = Some(shared.reserve(count).await?);
+        let reserved = shared.reserve(count).await;
+        self.room = Some(reserved.inspect_err(|failure| self.scope.failed(bound, stage, failure))?);
         Ok(())
     }
 }

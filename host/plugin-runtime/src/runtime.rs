@@ -14,6 +14,7 @@ use crate::bindings;
 use crate::cache::Cache;
 use crate::error::{FailureKind, LoadError, RuntimeError};
 use crate::guest::Failure;
+use crate::idle;
 use crate::limits::MAX_TABLE_ELEMENTS;
 use crate::loader;
 use crate::plugin::{Artifact, Plugin};
@@ -90,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) max_component_bytes: u64,
     pub(crate) max_memory_bytes: u64,
     pub(crate) counts_fuel: bool,
+    /// The instances that wait for a request.
+    pub(crate) idle: idle::Bindings,
     slots: Arc<Semaphore>,
     max_instances: u32,
     instance_wait: Duration,
@@ -127,6 +130,7 @@ impl PluginRuntime {
             max_component_bytes: config.max_component_bytes,
             max_memory_bytes: config.max_memory_bytes,
             counts_fuel: config.count_fuel,
+            idle: idle::Bindings::default(),
             slots: Arc::new(Semaphore::new(config.max_instances as usize)),
             max_instances: config.max_instances,
             instance_wait: config.instance_wait,
@@ -140,6 +144,14 @@ impl PluginRuntime {
     /// [`LoadError`], naming what is wrong; nothing is kept of a refused artefact.
     pub fn load(&self, name: &str, wasm: &[u8]) -> Result<Plugin, LoadError> {
         loader::load(&self.0, name, wasm)
+    }
+
+    /// Whether `name` can be the name of a plugin.
+    ///
+    /// # Errors
+    /// [`LoadError::Name`].
+    pub fn check_name(name: &str) -> Result<(), LoadError> {
+        loader::check_name(name)
     }
 
     /// Instances that are free at the moment.
@@ -167,6 +179,10 @@ impl Shared {
             );
             return Err(Failure::new(FailureKind::Exhausted, message));
         }
+        if let Ok(room) = Arc::clone(&self.slots).try_acquire_many_owned(count) {
+            return Ok(room);
+        }
+        self.idle.release(count as usize);
         let permit = Arc::clone(&self.slots).acquire_many_owned(count);
         match tokio::time::timeout(self.instance_wait, permit).await {
             Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
@@ -178,6 +194,11 @@ impl Shared {
                 Err(Failure::new(FailureKind::Exhausted, message))
             }
         }
+    }
+
+    /// Room for an instance that waits, if there is some that nobody waits for.
+    pub(crate) fn spare_room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.slots).try_acquire_owned().ok()
     }
 }
 

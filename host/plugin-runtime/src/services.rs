@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::FailureKind;
-use crate::http::{Http, HttpError, NoHttp};
+use crate::http::{Http, HttpError, HttpResponse, NoHttp};
 use crate::kv::Kv;
-use crate::model::{Model, ModelError, NoModel};
+use crate::model::{Model, ModelAnswer, ModelError, NoModel};
 use crate::plugin::{PluginId, Stage};
 use crate::random::{Random, SystemRandom};
 
@@ -32,6 +32,43 @@ pub trait PluginValues: Send + Sync {
 pub trait CallObserver: Send + Sync {
     /// Called after each call, on its thread; must not block.
     fn observe(&self, call: &GuestCall<'_>);
+
+    /// Called before each call, on its thread.
+    fn begins(&self, _plugin: &PluginId) {}
+
+    /// Called during a call when an import has told the guest something.
+    fn told(&self, _plugin: &PluginId, _told: Told<'_>) {}
+
+    /// Called for a failure that was no call: no room for an instance, or more of an answer held
+    /// back than is allowed.
+    fn failed(&self, _plugin: &PluginId, _stage: Stage, _kind: FailureKind) {}
+
+    /// Called when a processor holds back more bytes of its answer than before.
+    fn held(&self, _plugin: &PluginId, _bytes: u64) {}
+}
+
+/// What an import has told a guest, and another time might tell it otherwise.
+#[derive(Debug, Clone, Copy)]
+pub enum Told<'a> {
+    /// Milliseconds since 1970.
+    NowMs(u64),
+    /// Nanoseconds of the clock that never goes back.
+    MonotonicNs(u64),
+    /// Random bytes.
+    Random(&'a [u8]),
+    /// How many tokens a text is.
+    Tokens(u32),
+    /// What it remembers under a key.
+    Value {
+        /// The key.
+        key: &'a str,
+        /// `None` where there is nothing.
+        value: Option<&'a [u8]>,
+    },
+    /// What the model answered.
+    Answer(&'a Result<ModelAnswer, ModelError>),
+    /// What a server answered.
+    Response(&'a Result<HttpResponse, HttpError>),
 }
 
 /// One call of a guest, after it ended.

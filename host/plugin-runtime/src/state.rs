@@ -8,11 +8,13 @@ use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
 use crate::budget::Budget;
+use crate::chain::Bound;
+use crate::guest::Failure;
 use crate::http::Sent;
 use crate::kv::Store;
 use crate::limits::{Grants, Limits};
 use crate::model::Spent;
-use crate::plugin::PluginId;
+use crate::plugin::{PluginId, Stage};
 use crate::services::Services;
 
 /// How many calls' worth of log lines an instance gets.
@@ -48,6 +50,12 @@ impl RequestScope {
             sent: Sent::default(),
         })
     }
+
+    /// Tells the observer of a failure that was no call of the guest.
+    pub(crate) fn failed(&self, bound: &Bound, stage: Stage, failure: &Failure) {
+        let plugin = bound.binding.plugin.id();
+        self.services.observer.failed(plugin, stage, failure.kind);
+    }
 }
 
 /// The host stops a guest. Raised as a trap, found again by type.
@@ -80,7 +88,8 @@ pub(crate) struct GuestState {
     /// Every call is given fuel, and tells what it used.
     pub(crate) counts_fuel: bool,
     request_id: String,
-    request: Arc<RequestScope>,
+    /// `None` while its instance waits for one.
+    request: Option<Arc<RequestScope>>,
     /// Looked up at the first use.
     kv: Option<Arc<Store>>,
     host_calls_left: u64,
@@ -104,7 +113,7 @@ impl GuestState {
             lines_dropped: 0,
             counts_fuel: false,
             request_id: request_id.to_owned(),
-            request,
+            request: Some(request),
             kv: None,
             host_calls_left: 0,
             lines_left_of_call: 0,
@@ -113,8 +122,31 @@ impl GuestState {
         }
     }
 
+    /// Another request begins: what is counted per request starts anew. What the guest has of WASI
+    /// stays, for it keeps handles of it.
+    pub(crate) fn begin_request(&mut self, request_id: &str, request: Arc<RequestScope>) {
+        request_id.clone_into(&mut self.request_id);
+        self.request = Some(request);
+        self.kv = None;
+        self.lines_left = self.profile.limits.log_lines.saturating_mul(LOG_CALLS);
+    }
+
+    /// The request that the guest works for.
+    fn request(&self) -> &Arc<RequestScope> {
+        let request = self.request.as_ref();
+        request.expect("a guest is called for a request only")
+    }
+
+    /// The request is over: an instance that waits keeps nothing of it alive.
+    pub(crate) fn end_request(&mut self) {
+        self.request = None;
+        self.kv = None;
+    }
+
     /// A call begins: what is counted per call starts anew.
     pub(crate) fn begin_call(&mut self) {
+        let request = self.request();
+        request.services.observer.begins(&self.profile.id);
         self.host_calls_left = self.profile.limits.host_calls;
         self.lines_left_of_call = self.profile.limits.log_lines;
         self.lines_dropped = 0;

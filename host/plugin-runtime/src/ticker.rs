@@ -10,7 +10,12 @@ use wasmtime::Engine;
 /// How often running guests are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Ticks while at least one [`Alive`] exists, and sleeps otherwise. Ends with the value.
+/// Ticks that go on when no guest is alive: most requests take less, and waking the thread for each
+/// would cost more than a plugin does.
+const IDLE_TICKS: u32 = 20;
+
+/// Ticks while at least one [`Alive`] exists and for a while longer, and sleeps otherwise. Ends with
+/// the value.
 pub(crate) struct Ticker {
     counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
@@ -19,6 +24,8 @@ pub(crate) struct Ticker {
 #[derive(Default)]
 struct Counters {
     alive: AtomicUsize,
+    /// The thread sleeps, or is about to.
+    parked: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -40,7 +47,8 @@ impl Ticker {
 
     /// Keeps the ticks coming until the answer is dropped.
     pub(crate) fn alive(&self) -> Alive {
-        if self.counters.alive.fetch_add(1, Ordering::SeqCst) == 0 {
+        self.counters.alive.fetch_add(1, Ordering::SeqCst);
+        if self.counters.parked.load(Ordering::SeqCst) {
             self.wake();
         }
         Alive(Arc::clone(&self.counters))
@@ -72,11 +80,22 @@ impl Drop for Alive {
 
 fn tick(engine: &Engine, counters: &Counters) {
     let mut next = Instant::now();
+    let mut idle_ticks = 0;
     while !counters.stop.load(Ordering::SeqCst) {
-        if counters.alive.load(Ordering::SeqCst) == 0 {
-            // An unpark between the load and here is kept, so no wake-up is lost.
-            thread::park();
+        if counters.alive.load(Ordering::SeqCst) > 0 {
+            idle_ticks = 0;
+        } else if idle_ticks < IDLE_TICKS {
+            idle_ticks += 1;
+        } else {
+            // Either this thread sees the guest that begins now, or that one sees `parked`; and an
+            // unpark before the park is kept.
+            counters.parked.store(true, Ordering::SeqCst);
+            if counters.alive.load(Ordering::SeqCst) == 0 && !counters.stop.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            counters.parked.store(false, Ordering::SeqCst);
             next = Instant::now();
+            idle_ticks = 0;
             continue;
         }
         // Towards fixed points in time, so that late wake-ups do not stretch the ticks. Missed

@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Who speaks in a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions of the deployment.
     System,
@@ -19,7 +22,7 @@ pub enum Role {
 }
 
 /// A call of a tool, as the model made it in an earlier turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCall {
     /// The identifier that the tool's answer refers to.
     pub id: String,
@@ -30,7 +33,7 @@ pub struct ToolCall {
 }
 
 /// One turn of the conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
@@ -45,7 +48,7 @@ pub struct Message {
 }
 
 /// What the client asked of the sampler; `None` is the server's default.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// Most tokens to generate.
     pub max_tokens: Option<u32>,
@@ -70,7 +73,7 @@ pub struct Sampling {
 }
 
 /// One chat request, as it stands at a point of the chain.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Chat {
     /// The value of `x-request-id`.
     pub request_id: String,
@@ -106,7 +109,8 @@ pub struct Refusal {
 }
 
 /// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model ended its turn, or a stop string or token was met.
     Stop,
@@ -144,7 +148,8 @@ pub enum Verdict {
 }
 
 /// A piece of a prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Segment {
     /// Tokenized with special tokens off.
     Text(String),
@@ -155,7 +160,8 @@ pub enum Segment {
 }
 
 /// What the answer must match.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Grammar {
     /// A JSON Schema.
     JsonSchema(String),
@@ -166,7 +172,7 @@ pub enum Grammar {
 }
 
 /// A rendered prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
     /// The pieces, in order.
     pub segments: Vec<Segment>,
@@ -214,7 +220,7 @@ impl From<&Chat> for AnswerContext {
 }
 
 /// The next piece of an answer.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
     /// Whole characters.
     pub text: String,

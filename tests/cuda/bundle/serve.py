@@ -23,6 +23,7 @@ from pathlib import Path
 CONFIG = """
 [plugins]
 dir = "{plugins}"
+releases_dir = "releases"
 [[routes]]
 name = "template"
 plugins = [{{ plugin = "gemma-chat" }}]

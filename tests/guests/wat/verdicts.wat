@@ -1,7 +1,7 @@
 ;; world: validator
 ;; Does what the first letter of the chat's model says: a accept, m amend to one user message,
 ;; e amend to no message, n amend the temperature to NaN, r refuse with status 200, w answer,
-;; o reroute, f fail, u refuse in bytes that are no UTF-8.
+;; o reroute, f fail, q fail without a word, u refuse in bytes that are no UTF-8.
 ;;
 ;; The result: is-err u8 @0; verdict tag u8 @8, its payload @16; a failure's message @8.
 (data (i32.const 1024) "other")
@@ -45,6 +45,9 @@
   (if (i32.eq (local.get $letter) (i32.const 0x66)) (then  ;; f
     (i32.store8 (i32.const 0) (i32.const 1))
     (call $text (i32.const 8) (i32.const 1024) (i32.const 5))))
+  (if (i32.eq (local.get $letter) (i32.const 0x71)) (then  ;; q
+    (i32.store8 (i32.const 0) (i32.const 1))
+    (call $text (i32.const 8) (i32.const 1024) (i32.const 0))))
   (if (i32.eq (local.get $letter) (i32.const 0x75)) (then  ;; u
     (call $verdict (i32.const 2))
     (call $text (i32.const 28) (i32.const 1040) (i32.const 2))))

@@ -81,6 +81,29 @@ impl Expect {
         }
     }
 
+    /// What a template that made `prompt` has done.
+    pub(crate) fn of_prompt(prompt: &Prompt) -> Self {
+        let mut expect = Self::default();
+        expect.rendered(prompt);
+        expect
+    }
+
+    /// The code of the refusal, if that was the verdict.
+    pub(crate) fn refusal_code(&self) -> Option<String> {
+        let code = self.0.get("refusal")?.get("code")?;
+        code.as_str().map(str::to_owned)
+    }
+
+    /// Every key whose value is not the same as in `wanted`.
+    pub fn differences_from(&self, wanted: &Self) -> Vec<Difference> {
+        self.differences(&wanted.0)
+    }
+
+    /// What stands under `key`, strings as they are.
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.0.get(key).map(text_of)
+    }
+
     /// Every key whose value is not the same as in `wanted`, with both values.
     pub fn differences(&self, wanted: &Table) -> Vec<Difference> {
         let keys = wanted

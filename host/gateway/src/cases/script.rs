@@ -51,12 +51,23 @@ pub struct StageUse {
 
 impl Script {
     pub(super) fn new(case: &Case) -> Arc<Self> {
+        let answers = case.model.iter().cloned();
+        Self::with(case.now_ms, case.seed, answers, case.http.clone())
+    }
+
+    /// A host whose clock stands still, with these answers of the model and of servers.
+    pub(super) fn with(
+        now_ms: u64,
+        seed: u64,
+        answers: impl Iterator<Item = String>,
+        exchanges: Vec<Exchange>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            now_ms: case.now_ms,
+            now_ms,
             state: Mutex::new(State {
-                random: ChaCha8Rng::seed_from_u64(case.seed),
-                answers: case.model.iter().cloned().collect(),
-                exchanges: case.http.clone(),
+                random: ChaCha8Rng::seed_from_u64(seed),
+                answers: answers.collect(),
+                exchanges,
                 sent: Vec::new(),
                 values: Table::new(),
                 uses: Vec::new(),
@@ -79,20 +90,20 @@ impl Script {
 
     /// The HTTP requests that came, in order; those that the case does not have say so.
     pub(super) fn sent(&self) -> Vec<String> {
-        self.with(|state| state.sent.clone())
+        self.locked(|state| state.sent.clone())
     }
 
     /// The plugin's own metrics: the sum of a counter, the list of a histogram's values.
     pub(super) fn values(&self) -> Table {
-        self.with(|state| state.values.clone())
+        self.locked(|state| state.values.clone())
     }
 
     /// By stage, in the order of the pipeline.
     pub(super) fn uses(&self) -> Vec<StageUse> {
-        self.with(|state| state.uses.clone())
+        self.locked(|state| state.uses.clone())
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    fn locked<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -106,7 +117,7 @@ impl TokenCounter for Script {
 
 impl CallObserver for Script {
     fn observe(&self, call: &GuestCall<'_>) {
-        self.with(|state| {
+        self.locked(|state| {
             let place = state.uses.iter().position(|of| of.stage == call.stage);
             let place = place.unwrap_or_else(|| {
                 state.uses.push(StageUse {
@@ -128,7 +139,7 @@ impl CallObserver for Script {
 impl PluginValues for Script {
     fn add(&self, _plugin: &PluginId, _route: &str, name: &str, by: u64) {
         let by = i64::try_from(by).unwrap_or(i64::MAX);
-        self.with(|state| {
+        self.locked(|state| {
             let sum = state.values.get(name).and_then(Value::as_integer);
             let sum = sum.unwrap_or(0).saturating_add(by);
             state.values.insert(name.to_owned(), sum.into());
@@ -136,7 +147,7 @@ impl PluginValues for Script {
     }
 
     fn observe(&self, _plugin: &PluginId, _route: &str, name: &str, value: f64) {
-        self.with(|state| {
+        self.locked(|state| {
             let list = state
                 .values
                 .entry(name)
@@ -160,14 +171,14 @@ impl Clock for Script {
 
 impl Random for Script {
     fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
-        self.with(|state| state.random.fill_bytes(bytes));
+        self.locked(|state| state.random.fill_bytes(bytes));
         Ok(())
     }
 }
 
 impl Model for Script {
     fn ask<'a>(&'a self, _asker: Asker<'a>, question: Question) -> Answering<'a> {
-        let next = self.with(|state| state.answers.pop_front());
+        let next = self.locked(|state| state.answers.pop_front());
         let words = |text: &str| self.count(text);
         let prompt_tokens = question
             .messages
@@ -189,7 +200,7 @@ impl Model for Script {
 impl Http for Script {
     /// Each scripted response comes once, to the first request that it is for.
     fn send<'a>(&'a self, _caller: HttpCaller<'a>, request: HttpRequest) -> Sending<'a> {
-        let response = self.with(|state| {
+        let response = self.locked(|state| {
             let name = format!("{} {}", request.method.as_str(), request.url);
             // What no server would be sent is refused here as it is there.
             if let Err(error) = prepare(request.clone()) {

@@ -49,7 +49,7 @@ impl CheckArgs {
         let runtime = plugin_runtime(&config)?;
         let metrics = Arc::new(Metrics::new());
         let controller =
-            Controller::start(config, Environment::of_process(), flags, runtime, metrics)?;
+            Controller::look(config, Environment::of_process(), flags, runtime, metrics)?;
         for route in controller.route_statuses() {
             let mark = if route.default { " (default)" } else { "" };
             writeln!(out, "route {}{mark}: {}", route.name, route.chain)?;
@@ -61,8 +61,10 @@ impl CheckArgs {
                 writeln!(out, "  {}: grants needed: {needed}", binding.plugin)?;
             }
         }
-        for (name, refusal) in controller.refusals() {
-            writeln!(out, "warning: {name}: {}", refusal.reason)?;
+        for plugin in controller.plugins() {
+            if let Some(refusal) = plugin.refused {
+                writeln!(out, "warning: {}: {}", plugin.name, refusal.reason)?;
+            }
         }
         writeln!(out, "the configuration is right")?;
         Ok(())

@@ -144,7 +144,7 @@ fn load(mut config: Config, flags: Overrides) -> anyhow::Result<InProcess> {
     config.keys.clear();
     config.server.max_requests_per_minute = None;
     let metrics = Arc::new(Metrics::new());
-    let controller = Controller::start(
+    let controller = Controller::look(
         config.clone(),
         Environment::of_process(),
         flags,

@@ -353,13 +353,24 @@ pub struct SamplingLimitsSection {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PluginsSection {
-    /// Folder of `NAME.wasm` files, relative to the configuration file. Pushed plugins are
-    /// stored here. Default none: built-in plugins, and pushed ones until the end.
+    /// Folder of `NAME.wasm` files, relative to the configuration file: what is put there goes
+    /// live. It is only read. Default none.
     pub dir: Option<PathBuf>,
+    /// Folder for versions, their states and the history, so that they outlive the process; it
+    /// belongs to one server. Default `.releases` in `dir`; without either, what is pushed is
+    /// forgotten at the end.
+    pub releases_dir: Option<PathBuf>,
+    /// Versions of each plugin that are kept, beside those that serve. Default 10.
+    pub keep_versions: NonZeroUsize,
     /// Load what changes in `dir`. Default true.
     pub watch: bool,
     /// Folder for compiled code. Default `~/.cache/gapura/plugins`.
     pub cache_dir: Option<PathBuf>,
+    /// Keep account of what each plugin costs, for `/metrics`, `gapura plugin status` and release
+    /// control. Default true.
+    pub ledger: bool,
+    /// When a version that does badly is rolled back by itself.
+    pub guard: GuardSection,
     /// What a guest may use, where its binding says nothing else.
     pub limits: PluginLimitsSection,
 }
@@ -368,9 +379,50 @@ impl Default for PluginsSection {
     fn default() -> Self {
         Self {
             dir: None,
+            releases_dir: None,
+            keep_versions: NonZeroUsize::new(10).expect("the defaults are above zero"),
             watch: true,
             cache_dir: None,
+            ledger: true,
+            guard: GuardSection::default(),
             limits: PluginLimitsSection::default(),
+        }
+    }
+}
+
+/// `[plugins.guard]`: when a version on trial, or one that went live a short while ago, is rolled
+/// back by itself: where it does worse than the version before. It needs the ledger.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardSection {
+    /// Whether anything is. Default true.
+    pub enabled: bool,
+    /// Requests of the version before it is judged, unless the first five all fail. Default 20.
+    pub min_requests: u64,
+    /// Share of its requests that may fail, in [0, 1]; three failures, and twice the share of the
+    /// version before, are always allowed. Default 0.02.
+    pub max_failure_rate: f64,
+    /// The same for requests in which it runs out of time. Default 0.01.
+    pub max_deadline_rate: f64,
+    /// How many times as long as the version before it may take for a request, at the 95th
+    /// percentile. Default 2.
+    pub max_latency_ratio: f64,
+    /// Microseconds by which it must be slower, beside that. Default 200.
+    pub min_latency_us: u64,
+    /// Seconds for which a version that went live is watched. Default 300.
+    pub probation_seconds: u64,
+}
+
+impl Default for GuardSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            min_requests: 20,
+            max_failure_rate: 0.02,
+            max_deadline_rate: 0.01,
+            max_latency_ratio: 2.0,
+            min_latency_us: 200,
+            probation_seconds: 300,
         }
     }
 }
@@ -418,6 +470,31 @@ pub struct RouteSection {
     /// What requests of this route may not exceed.
     #[serde(default)]
     pub limits: SamplingLimitsSection,
+    /// Keep what the chain needs to run its newest requests again. Default none is kept.
+    #[serde(default)]
+    pub record: Option<RecordSection>,
+}
+
+/// `record` of a route: what `gapura plugin replay` plays. In memory, gone with the process.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecordSection {
+    /// Requests, the newest ones; 1 to 10,000. Default 100.
+    pub keep: NonZeroU32,
+    /// Replace letters and digits of what people, the model and plugins said. Default true.
+    pub redact: bool,
+    /// MiB that all of them may take. Default 16.
+    pub max_mib: NonZeroU32,
+}
+
+impl Default for RecordSection {
+    fn default() -> Self {
+        Self {
+            keep: const { NonZeroU32::new(100).expect("not zero") },
+            redact: true,
+            max_mib: const { NonZeroU32::new(16).expect("not zero") },
+        }
+    }
 }
 
 /// `[[routes.plugins]]`: one plugin of a route.
@@ -434,6 +511,12 @@ pub struct BindingSection {
     /// Default `["log"]`: it is rate-limited, and without it a plugin's panic has no message.
     #[serde(default = "default_grants")]
     pub grants: Vec<GrantName>,
+    /// How many later requests an instance that has answered may serve, one after the other, before
+    /// it is dropped. What the plugin keeps in its memory is seen by those requests; a failure ends
+    /// an instance at once. On a route that records, it means nothing. Default 0, a fresh instance for each request, but 1000 for the binary's
+    /// own templates, which keep nothing.
+    #[serde(default)]
+    pub reuse: Option<u32>,
     /// What happens when a call fails: `closed` answers with 500, `open` goes on without the
     /// plugin. Default `closed`.
     #[serde(default)]

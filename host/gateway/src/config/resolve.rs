@@ -11,13 +11,13 @@ use std::{
 
 use super::{
     AdminConfig, BindingConfig, Config, ConfigError, CudaConfig, Digest, Dtype, EngineConfig,
-    FailurePolicyName, GrantName, HttpAccess, KeyConfig, LogConfig, ModelConfig, Overrides,
-    PluginLimits, PluginsConfig, QuestionLimits, RouteConfig, SamplingDefaults, SamplingLimits,
-    SamplingSection, ServerConfig,
+    FailurePolicyName, GrantName, GuardConfig, HttpAccess, KeyConfig, LogConfig, ModelConfig,
+    Overrides, PluginLimits, PluginsConfig, QuestionLimits, RecordConfig, RouteConfig,
+    SamplingDefaults, SamplingLimits, SamplingSection, ServerConfig,
     error::nearest,
     file::{
-        BindingSection, ConfigFile, HttpSection, PluginLimitsSection, QuestionsSection,
-        RouteSection, ServerSection,
+        BindingSection, ConfigFile, GuardSection, HttpSection, PluginLimitsSection,
+        QuestionsSection, RouteSection, ServerSection,
     },
     location::Document,
 };
@@ -26,6 +26,9 @@ use crate::{builtin, outbound::AllowList};
 /// Why there is no float16.
 const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
      answers would turn to nonsense. Say `bfloat16`, which takes the same memory, or `float32`";
+
+/// Most requests of a route that are kept.
+const MAX_RECORDS: u32 = 10_000;
 
 /// Most plugins of one route; a chain longer than this is a mistake.
 const MAX_BINDINGS: usize = 32;
@@ -162,6 +165,12 @@ fn check_route(
     {
         let message = format!("`max_temperature` is {temperature}; it must be 0 to 2");
         return Err(document.invalid(&format!("{key}.limits.max_temperature"), message));
+    }
+    if let Some(record) = &route.record
+        && record.keep.get() > MAX_RECORDS
+    {
+        let message = format!("`keep` is {}; {MAX_RECORDS} are the limit", record.keep);
+        return Err(document.invalid(&format!("{key}.record.keep"), message));
     }
     if route.plugins.is_empty() {
         let message = format!(
@@ -356,8 +365,16 @@ pub(super) fn resolve(
         },
         sampling,
         plugins: PluginsConfig {
+            releases_dir: tree
+                .plugins
+                .releases_dir
+                .map(|dir| folder.join(dir))
+                .or_else(|| Some(folder.join(tree.plugins.dir.as_ref()?).join(".releases"))),
+            keep_versions: tree.plugins.keep_versions.get(),
             dir: tree.plugins.dir.map(|dir| folder.join(dir)),
             watch: tree.plugins.watch,
+            ledger: tree.plugins.ledger,
+            guard: guard(&tree.plugins.guard),
             cache_dir: tree.plugins.cache_dir.map_or_else(
                 || user_cache_dir().join("gapura/plugins"),
                 |dir| folder.join(dir),
@@ -369,6 +386,18 @@ pub(super) fn resolve(
     };
     check_open(&config)?;
     Ok(config)
+}
+
+fn guard(section: &GuardSection) -> GuardConfig {
+    GuardConfig {
+        enabled: section.enabled,
+        min_requests: section.min_requests,
+        max_failure_rate: section.max_failure_rate,
+        max_deadline_rate: section.max_deadline_rate,
+        max_latency_ratio: section.max_latency_ratio,
+        min_latency: Duration::from_micros(section.min_latency_us),
+        probation: Duration::from_secs(section.probation_seconds),
+    }
 }
 
 fn resolve_server(server: ServerSection) -> ServerConfig {
@@ -490,6 +519,11 @@ fn resolve_route(
             max_temperature: route.limits.max_temperature,
             max_choices: route.limits.max_choices,
         },
+        record: route.record.as_ref().map(|record| RecordConfig {
+            keep: record.keep.get() as usize,
+            redact: record.redact,
+            max_bytes: (record.max_mib.get() as usize) << 20,
+        }),
     }
 }
 
@@ -506,6 +540,7 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
         settings: serde_json::to_value(&binding.settings)
             .expect("check_tree has turned every settings table into JSON"),
         grants: binding.grants.clone(),
+        reuse: binding.reuse,
         on_failure: binding.on_failure,
         force_open: binding.force_open && binding.on_failure == Some(FailurePolicyName::Open),
         limits: plugin_limits(&binding.limits, limits),
@@ -520,6 +555,7 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         plugin: builtin::TEMPLATE.to_owned(),
         settings: toml::Table::new(),
         grants: vec![GrantName::Log],
+        reuse: None,
         on_failure: None,
         force_open: false,
         limits: PluginLimitsSection::default(),
@@ -533,6 +569,7 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         plugins: vec![resolve_binding(&template, limits)],
         sampling,
         limits: SamplingLimits::default(),
+        record: None,
     }
 }
 

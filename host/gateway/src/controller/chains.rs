@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use gapura_engine::ModelInfo;
 use gapura_plugin_runtime::{Binding, Chain, FailurePolicy, Grants, Import, Limits, Plugin};
 
-use super::ControlError;
+use super::{ControlError, VersionState, serving::Serving};
 use crate::{
     builtin,
     config::{BindingConfig, Config, FailurePolicyName, GrantName, RouteConfig, nearest},
-    routing::{Route, RouteTable},
+    routing::{Route, RouteTable, Trial},
 };
+
+/// Requests that an instance of one of the binary's own templates serves after its first.
+const BUILTIN_REUSE: u32 = 1000;
 
 /// Whether a route of `config` binds the plugin `name`.
 pub(super) fn binds(config: &Config, name: &str) -> bool {
@@ -21,12 +24,12 @@ fn route_binds(route: &RouteConfig, name: &str) -> bool {
     route.plugins.iter().any(|binding| binding.plugin == name)
 }
 
-/// The table of `config` over `plugins`. With `changed` (the table in force and the name of the
+/// The table of `config` over `serving`. With `changed` (the table in force and the name of the
 /// one plugin that differs from it) the routes that do not bind it are kept as they are.
 pub(super) fn build(
     config: &Config,
     model: Option<&ModelInfo>,
-    plugins: &BTreeMap<String, Plugin>,
+    serving: &BTreeMap<String, Serving>,
     changed: Option<(&RouteTable, &str)>,
 ) -> Result<RouteTable, ControlError> {
     let mut routes = Vec::with_capacity(config.routes.len());
@@ -36,19 +39,65 @@ pub(super) fn build(
             .and_then(|(table, _)| table.by_name(&route.name));
         routes.push(match kept {
             Some(kept) => Arc::clone(kept),
-            None => Arc::new(Route::new(route, Arc::new(chain(route, plugins)?))),
+            None => Arc::new(with_trial(route, serving)?),
         });
     }
     Ok(RouteTable::new(routes, &model_names(config, model)))
 }
 
-fn chain(route: &RouteConfig, plugins: &BTreeMap<String, Plugin>) -> Result<Chain, ControlError> {
+/// The route, and beside it the one with the version on trial, if there is one.
+fn with_trial(
+    config: &RouteConfig,
+    serving: &BTreeMap<String, Serving>,
+) -> Result<Route, ControlError> {
+    let live = chain(config, serving, |serving| &serving.live)?;
+    let mut route = Route::new(config, Arc::new(live));
+    let mut tried = config.plugins.iter().filter_map(|binding| {
+        let trial = serving.get(&binding.plugin)?.trial.as_ref()?;
+        Some((binding.plugin.as_str(), trial))
+    });
+    let Some((name, trial)) = tried.next() else {
+        return Ok(route);
+    };
+    // A plugin may be bound twice; two plugins on trial would make versions of a route that
+    // nobody has asked for.
+    if let Some((other, trial)) = tried.find(|(other, _)| *other != name) {
+        return Err(ControlError::TwoTrials {
+            route: config.name.clone(),
+            plugin: name.to_owned(),
+            other: other.to_owned(),
+            state: VersionState::Trial(trial.mode).to_string(),
+        });
+    }
+    let candidate = chain(config, serving, |serving| match &serving.trial {
+        Some(trial) => &trial.plugin,
+        None => &serving.live,
+    })?;
+    route.trial = Some(Trial {
+        mode: trial.mode,
+        plugin: trial.plugin.id().clone(),
+        watched: Arc::clone(&trial.watched),
+        route: Arc::new(Route::new(config, Arc::new(candidate))),
+    });
+    Ok(route)
+}
+
+fn chain(
+    route: &RouteConfig,
+    serving: &BTreeMap<String, Serving>,
+    version: impl Fn(&Serving) -> &Plugin,
+) -> Result<Chain, ControlError> {
     let mut bindings = Vec::with_capacity(route.plugins.len());
     for binding in &route.plugins {
-        let Some(plugin) = plugins.get(&binding.plugin) else {
-            return Err(unknown_plugin(&route.name, &binding.plugin, plugins));
+        let Some(found) = serving.get(&binding.plugin) else {
+            return Err(unknown_plugin(&route.name, &binding.plugin, serving));
         };
-        bindings.push(bind(plugin.clone(), binding));
+        let mut bound = bind(version(found).clone(), binding);
+        // What is recorded is all that the chain was given, which an instance's past is not.
+        if route.record.is_some() && !builtin::is_one(bound.plugin.digest()) {
+            bound.reuse = 0;
+        }
+        bindings.push(bound);
     }
     Ok(Chain::new(&route.name, bindings)?)
 }
@@ -65,10 +114,15 @@ fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
         GrantName::Model => Import::Model,
         GrantName::Http => Import::Http,
     });
+    let reuse = match builtin::is_one(plugin.digest()) {
+        true => BUILTIN_REUSE,
+        false => 0,
+    };
     Binding {
         plugin,
         settings: config.settings.clone(),
         grants: Grants::with(imports),
+        reuse: config.reuse.unwrap_or(reuse),
         limits: limits(config),
         on_failure: match config.on_failure {
             Some(FailurePolicyName::Open) => FailurePolicy::Open,
@@ -99,8 +153,8 @@ fn limits(binding: &BindingConfig) -> Limits {
     }
 }
 
-fn unknown_plugin(route: &str, plugin: &str, plugins: &BTreeMap<String, Plugin>) -> ControlError {
-    let names: Vec<&str> = plugins.keys().map(String::as_str).collect();
+fn unknown_plugin(route: &str, plugin: &str, serving: &BTreeMap<String, Serving>) -> ControlError {
+    let names: Vec<&str> = serving.keys().map(String::as_str).collect();
     let hint = nearest(plugin, names.iter().copied())
         .map_or(String::new(), |name| format!("did you mean `{name}`? "));
     ControlError::UnknownPlugin {

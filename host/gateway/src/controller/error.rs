@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use gapura_plugin_runtime::{ChainError, LoadError, WatchError};
 use thiserror::Error;
 
+use super::MoveError;
 use crate::{config::ConfigError, error::ApiError};
 
 /// A change that did not happen.
@@ -28,9 +29,44 @@ pub enum ControlError {
         /// The name.
         name: String,
     },
+    /// The artefact does not do what the golden cases in it promise.
+    #[error(
+        "plugin `{name}` was refused: its golden cases: {reason}. `gapura plugin test` shows all \
+         differences"
+    )]
+    Cases {
+        /// The plugin.
+        name: String,
+        /// Which case, and how it differs.
+        reason: String,
+    },
+    /// There is no such plugin.
+    #[error("there is no plugin `{name}`")]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// The plugin's versions do not allow it.
+    #[error(transparent)]
+    Move(#[from] MoveError),
     /// The chain of a route would not work.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// Two plugins of a route would be on trial at once.
+    #[error(
+        "route `{route}` binds `{plugin}` and `{other}`, of which a version is on trial ({state}) \
+         already: one trial at a time on a route, so that it is clear what it shows"
+    )]
+    TwoTrials {
+        /// The route.
+        route: String,
+        /// One of them.
+        plugin: String,
+        /// The other.
+        other: String,
+        /// How the other's version serves.
+        state: String,
+    },
     /// A route names a plugin that is not there.
     #[error("route `{route}` needs the plugin `{plugin}`, which is not there: {advice}")]
     UnknownPlugin {
@@ -58,10 +94,31 @@ pub enum ControlError {
     /// The plugin folder cannot be followed.
     #[error(transparent)]
     Watch(#[from] WatchError),
-    /// The plugin folder or a file in it does not do what is asked of it.
+    /// Another server keeps its versions there.
+    #[error(
+        "{} belongs to another server that runs: give this one its own [plugins] releases_dir",
+        dir.display()
+    )]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// What is kept cannot be read.
+    #[error(
+        "{} cannot be used: {reason}. Restore it from a copy, or move the folder of versions away \
+         to begin with the plugin folder alone",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A folder or a file in it does not do what is asked of it.
     #[error("cannot {action} {}: {source}", path.display())]
     Store {
-        /// `read` or `write`.
+        /// Such as `read` or `write`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -84,6 +141,17 @@ impl ControlError {
         match self {
             Self::Plugin { source, .. } => load_code(source),
             Self::ReservedName { .. } => "reserved_plugin_name",
+            Self::Cases { .. } => "golden_case",
+            Self::NotFound { .. } => "plugin_not_found",
+            Self::Move(error) => match error {
+                MoveError::NoVersion { .. } => "version_not_found",
+                MoveError::Ambiguous { .. } => "ambiguous_version",
+                MoveError::Nothing { .. } => "no_candidate",
+                MoveError::NotVerified { .. } => "not_verified",
+                MoveError::IsLive { .. } => "version_is_live",
+                MoveError::OnTrial { .. } => "version_on_trial",
+                MoveError::Percent { .. } => "invalid_percent",
+            },
             Self::Chain(error) => match error {
                 ChainError::NoRenderer { .. } => "no_renderer",
                 ChainError::TwoRenderers { .. } => "two_renderers",
@@ -92,11 +160,14 @@ impl ControlError {
                 ChainError::Settings { .. } => "invalid_settings",
                 ChainError::Limit { .. } => "invalid_limit",
             },
+            Self::TwoTrials { .. } => "two_trials",
             Self::UnknownPlugin { .. } => "unknown_plugin",
             Self::Config(_) => "invalid_config",
             Self::NeedsRestart { .. } => "needs_restart",
             Self::NoConfigFile => "no_config_file",
             Self::Watch(_) | Self::Store { .. } => "plugin_store",
+            Self::InUse { .. } => "releases_in_use",
+            Self::Damaged { .. } => "releases_damaged",
         }
     }
 }
@@ -123,7 +194,16 @@ impl From<ControlError> for ApiError {
     fn from(error: ControlError) -> Self {
         use axum::http::StatusCode;
         let status = match &error {
+            ControlError::NotFound { .. } | ControlError::Move(MoveError::NoVersion { .. }) => {
+                StatusCode::NOT_FOUND
+            }
+            ControlError::Move(MoveError::Ambiguous { .. } | MoveError::Percent { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
+            // What is asked for is fine, but not in the state that the plugin is in.
+            ControlError::Move(_) | ControlError::TwoTrials { .. } => StatusCode::CONFLICT,
             ControlError::Plugin { .. }
+            | ControlError::Cases { .. }
             | ControlError::ReservedName { .. }
             | ControlError::Chain(_)
             | ControlError::UnknownPlugin { .. }
@@ -131,9 +211,10 @@ impl From<ControlError> for ApiError {
             | ControlError::NeedsRestart { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ControlError::NoConfigFile => StatusCode::BAD_REQUEST,
             // The disk is ours; but it is the administrator who asks, and who can help.
-            ControlError::Watch(_) | ControlError::Store { .. } => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            ControlError::Watch(_)
+            | ControlError::Store { .. }
+            | ControlError::InUse { .. }
+            | ControlError::Damaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let kind = if status.is_server_error() {
             "server_error"

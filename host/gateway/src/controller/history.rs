@@ -1,4 +1,5 @@
-//! What changed, when, by whom, and how it ended. Kept in memory, the newest thousand.
+//! What changed, when, by whom, and how it ended: one line of JSON for each, so that a file of
+//! them can be read by people and tools.
 
 use std::{
     collections::VecDeque,
@@ -6,16 +7,15 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use gapura_plugin_runtime::Plugin;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::ControlError;
 
 /// Changes kept.
-const MAX_CHANGES: usize = 1000;
+pub(super) const MAX_CHANGES: usize = 1000;
 
 /// Where a change came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// The administration API.
@@ -24,6 +24,8 @@ pub enum Origin {
     File,
     /// SIGHUP.
     Signal,
+    /// The guard that watches versions on trial.
+    Guard,
 }
 
 impl fmt::Display for Origin {
@@ -32,69 +34,74 @@ impl fmt::Display for Origin {
             Self::Admin => "admin",
             Self::File => "file",
             Self::Signal => "signal",
+            Self::Guard => "guard",
         })
     }
 }
 
 /// One change, or one that was refused.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Change {
+    /// Numbers changes in their order, whatever the clock says.
+    pub sequence: u64,
     /// Seconds since 1970.
     pub at: u64,
     /// Who.
     pub origin: Origin,
     /// `plugin NAME` or `configuration`.
     pub subject: String,
-    /// The plugin's version, where it could be read.
+    /// The plugin's version, where it is known.
     pub version: Option<String>,
     /// SHA-256 of the artefact.
     pub digest: Option<String>,
-    /// `live` or `refused`.
-    pub outcome: &'static str,
-    /// Why it was refused.
+    /// What became of it: `staged`, `verified`, `shadow`, `canary 10 %`, `live`, `retired` or
+    /// `refused`.
+    pub outcome: String,
+    /// Why it was refused or taken out of service.
     pub reason: Option<String>,
 }
 
 impl Change {
-    pub(super) fn plugin(origin: Origin, plugin: &Plugin) -> Self {
+    /// A change of the plugin `name`, without version or digest.
+    pub(super) fn plugin(origin: Origin, name: &str, outcome: impl fmt::Display) -> Self {
         Self {
+            sequence: 0,
             at: now(),
             origin,
-            subject: format!("plugin {}", plugin.name()),
-            version: Some(plugin.version().to_owned()),
-            digest: Some(plugin.digest().to_owned()),
-            outcome: "live",
-            reason: None,
-        }
-    }
-
-    pub(super) fn refused(
-        origin: Origin,
-        name: &str,
-        digest: Option<String>,
-        error: &ControlError,
-    ) -> Self {
-        Self {
-            at: now(),
-            origin,
+            // Names come from the network.
             subject: format!("plugin {}", name.chars().take(64).collect::<String>()),
             version: None,
-            digest,
-            outcome: "refused",
-            reason: Some(error.to_string()),
+            digest: None,
+            outcome: outcome.to_string(),
+            reason: None,
         }
     }
 
     pub(super) fn configuration(origin: Origin, result: Result<(), &ControlError>) -> Self {
         Self {
+            sequence: 0,
             at: now(),
             origin,
             subject: "configuration".to_owned(),
             version: None,
             digest: None,
-            outcome: if result.is_ok() { "live" } else { "refused" },
+            outcome: if result.is_ok() { "live" } else { "refused" }.to_owned(),
             reason: result.err().map(ToString::to_string),
         }
+    }
+
+    pub(super) fn because(self, reason: Option<String>) -> Self {
+        Self { reason, ..self }
+    }
+
+    /// The outcome without the share of a canary.
+    pub(super) fn state(&self) -> &str {
+        self.outcome.split(' ').next().unwrap_or_default()
+    }
+
+    /// The name of the plugin that it is about.
+    pub fn plugin_name(&self) -> Option<&str> {
+        self.subject.strip_prefix("plugin ")
     }
 }
 
@@ -108,6 +115,11 @@ impl History {
             self.0.pop_front();
         }
         self.0.push_back(change);
+    }
+
+    /// In their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Change> {
+        self.0.iter()
     }
 
     /// The newest first.

@@ -1,101 +1,130 @@
-//! The plugins that are loaded, and what the administration API says of them.
+//! What the administration API says of plugins and routes.
 
-use gapura_plugin_runtime::Plugin;
 use serde::Serialize;
 
-use super::{Change, ControlError, Controller, State, history};
+use crate::{
+    config::GuardConfig,
+    telemetry::Totals,
+    trial::{Comparison, Tally, Watched},
+};
 
-/// A loaded plugin.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) plugin: Plugin,
-    pub(super) source: Source,
-    pub(super) since: u64,
-}
+use super::{
+    Change, Check, Controller, Source, State, TrialMode, VersionState,
+    release::{Release, Version},
+};
 
-impl Entry {
-    pub(super) fn new(plugin: Plugin, source: Source) -> Self {
-        Self {
-            plugin,
-            source,
-            since: history::now(),
-        }
-    }
-}
-
-/// Where the artefact in use came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// Carried in the binary.
-    Builtin,
-    /// The plugin folder.
-    File,
-    /// The administration API, without a folder to keep it in: gone after a restart.
-    Pushed,
-}
-
-/// How far a plugin has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PluginState {
-    /// Loaded and checked; no route binds it.
-    Verified,
-    /// A route serves with it.
-    Live,
-}
-
-/// What is known of a plugin.
+/// What is known of a plugin. Fields that describe a component are those of the live version,
+/// or else of the newest.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PluginStatus {
     /// Its name.
     pub name: String,
-    /// The version that its author wrote into it.
-    pub version: String,
+    /// The version that its author wrote into it; `null` where that was not read yet.
+    pub version: Option<String>,
     /// SHA-256 of the component.
     pub digest: String,
     /// As `x-gapura-chain` shows it.
     pub label: String,
-    /// Whether a route serves with it.
-    pub state: PluginState,
+    /// How far it has come.
+    pub state: VersionState,
     /// Where it came from.
     pub source: Source,
     /// Bytes of the component.
     pub size_bytes: u64,
     /// The stages that it implements.
-    pub stages: Vec<&'static str>,
+    pub stages: Vec<String>,
     /// The host interfaces that it imports.
-    pub imports: Vec<&'static str>,
-    /// The routes that serve with it.
+    pub imports: Vec<String>,
+    /// The routes that bind it.
     pub routes: Vec<String>,
-    /// Seconds since 1970 when this version was taken.
+    /// Seconds since 1970 when this version came.
     pub since: u64,
-    /// The newest artefact of this name that was not taken, since this one was.
+    /// The newest version that did not pass verification, if there is one.
     pub refused: Option<Refusal>,
+    /// All versions, the newest first.
+    pub versions: Vec<VersionStatus>,
+    /// The version on trial beside the live one.
+    pub trial: Option<WatchStatus>,
+    /// The live version beside the one that it replaced a short while ago.
+    pub probation: Option<WatchStatus>,
+}
+
+/// Two versions side by side.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WatchStatus {
+    /// The candidate's digest.
+    pub digest: String,
+    /// `shadow`, `canary` or `live`.
+    pub mode: VersionState,
+    /// Requests of a hundred that it answers.
+    pub percent: Option<u8>,
+    /// For how many seconds.
+    pub seconds: u64,
+    /// The version that it is to replace, or has replaced: since then, or before.
+    pub live: Tally,
+    /// The candidate since then.
+    pub candidate: Tally,
+    /// When it is rolled back by itself; `null` where that is off.
+    pub limits: Option<Limits>,
+    /// A shadow's answers beside the live version's.
+    pub shadow: Option<Comparison>,
+}
+
+/// The guard's limits.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Limits {
+    /// Requests before it is judged.
+    pub min_requests: u64,
+    /// Share of requests that may fail.
+    pub max_failure_rate: f64,
+    /// Share of requests that may run out of time.
+    pub max_deadline_rate: f64,
+    /// How many times as long as the other's its 95th percentile may be.
+    pub max_latency_ratio: f64,
+    /// Microseconds that count as nothing.
+    pub min_latency_us: u64,
+}
+
+/// One version of a plugin.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VersionStatus {
+    /// The version that its author wrote into it; `null` where that was not read yet.
+    pub version: Option<String>,
+    /// SHA-256 of the component.
+    pub digest: String,
+    /// As `x-gapura-chain` shows it.
+    pub label: String,
+    /// `staged`, `verified`, `shadow`, `canary`, `live` or `retired`.
+    pub state: VersionState,
+    /// Requests of a hundred that it answers, if it is a canary.
+    pub percent: Option<u8>,
+    /// Whether a rollback would go back to it.
+    pub is_previous: bool,
+    /// Where it came from.
+    pub source: Source,
+    /// Bytes of the component.
+    pub size_bytes: u64,
+    /// Golden cases that it carries and keeps.
+    pub cases: Option<usize>,
+    /// The host interfaces that it imports.
+    pub imports: Vec<String>,
+    /// Seconds since 1970 when it came.
+    pub since: u64,
+    /// Why it did not pass verification, or was taken out of service.
+    pub reason: Option<String>,
 }
 
 /// An artefact that was not taken.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Refusal {
-    /// Its SHA-256, where it could be read.
-    pub digest: Option<String>,
+    /// Its SHA-256.
+    pub digest: String,
     /// Stable and machine-readable.
-    pub code: &'static str,
+    pub code: String,
     /// Why.
     pub reason: String,
     /// Seconds since 1970.
     pub at: u64,
-}
-
-impl Refusal {
-    pub(super) fn new(digest: Option<String>, error: &ControlError) -> Self {
-        Self {
-            digest,
-            code: error.code(),
-            reason: error.to_string(),
-            at: history::now(),
-        }
-    }
 }
 
 /// A route and its chain.
@@ -109,8 +138,25 @@ pub struct RouteStatus {
     pub default: bool,
     /// As `x-gapura-chain` shows it.
     pub chain: String,
+    /// The chain with the version on trial, if there is one.
+    pub trial: Option<TrialStatus>,
     /// Its plugins, in order.
     pub plugins: Vec<BindingStatus>,
+}
+
+/// A version on trial, as a route has it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrialStatus {
+    /// The plugin.
+    pub plugin: String,
+    /// The version's digest.
+    pub digest: String,
+    /// `shadow` or `canary`.
+    pub state: VersionState,
+    /// Requests of a hundred that it answers.
+    pub percent: Option<u8>,
+    /// As `x-gapura-chain` shows it.
+    pub chain: String,
 }
 
 /// A plugin as a route uses it.
@@ -134,28 +180,42 @@ impl Controller {
     /// All plugins by name.
     pub fn plugins(&self) -> Vec<PluginStatus> {
         let state = self.state();
-        state
-            .plugins
-            .keys()
-            .filter_map(|name| state.status_of(name))
+        let names = state.releases.plugins.keys();
+        names
+            .filter_map(|name| self.whole_status(&state, name))
             .collect()
     }
 
     /// One plugin.
     pub fn plugin(&self, name: &str) -> Option<PluginStatus> {
-        self.state().status_of(name)
+        self.whole_status(&self.state(), name)
     }
 
-    /// Artefacts that were refused and whose name has no plugin in use.
-    pub fn refusals(&self) -> Vec<(String, Refusal)> {
-        let state = self.state();
-        let unknown = state
-            .refusals
-            .iter()
-            .filter(|(name, _)| !state.plugins.contains_key(*name));
-        unknown
-            .map(|(name, refusal)| (name.clone(), refusal.clone()))
-            .collect()
+    fn whole_status(&self, state: &State, name: &str) -> Option<PluginStatus> {
+        let status = state.status_of(name)?;
+        let Some(serving) = state.serving.get(name) else {
+            return Some(status);
+        };
+        let (ledger, guard) = (self.metrics.ledger(), &state.config.plugins.guard);
+        let trial = serving.trial.as_ref().map(|trial| {
+            let totals = trial.watched.totals(ledger);
+            let mode = VersionState::Trial(trial.mode);
+            let is_shadow = trial.mode == TrialMode::Shadow;
+            WatchStatus {
+                shadow: is_shadow.then(|| trial.watched.comparison().clone()),
+                ..watch_status(&trial.watched, mode, &totals, guard)
+            }
+        });
+        let probation = serving.probation.as_ref().map(|watched| {
+            let [_, candidate] = watched.totals(ledger);
+            let totals = [watched.before_live().clone(), candidate];
+            watch_status(watched, VersionState::Live, &totals, guard)
+        });
+        Some(PluginStatus {
+            trial,
+            probation,
+            ..status
+        })
     }
 
     /// All routes, in the configuration's order.
@@ -166,6 +226,13 @@ impl Controller {
             aliases: route.aliases.clone(),
             default: route.default,
             chain: route.chain.label().to_owned(),
+            trial: route.trial.as_ref().map(|trial| TrialStatus {
+                plugin: trial.plugin.name.clone(),
+                digest: trial.plugin.digest.clone(),
+                state: VersionState::Trial(trial.mode),
+                percent: percent(VersionState::Trial(trial.mode)),
+                chain: trial.route.chain.label().to_owned(),
+            }),
             plugins: route
                 .chain
                 .bindings()
@@ -174,8 +241,17 @@ impl Controller {
                     plugin: binding.plugin.name().to_owned(),
                     version: binding.plugin.version().to_owned(),
                     digest: binding.plugin.digest().to_owned(),
-                    stages: stages(&binding.plugin),
-                    grants_needed: grants_needed(&binding.plugin),
+                    stages: binding
+                        .plugin
+                        .stages()
+                        .iter()
+                        .map(|stage| stage.as_str())
+                        .collect(),
+                    grants_needed: binding
+                        .plugin
+                        .grants_needed()
+                        .map(|grant| grant.as_str())
+                        .collect(),
                     on_failure: match binding.on_failure {
                         gapura_plugin_runtime::FailurePolicy::Closed => "closed",
                         gapura_plugin_runtime::FailurePolicy::Open => "open",
@@ -194,11 +270,9 @@ impl Controller {
 
 impl State {
     pub(super) fn status_of(&self, name: &str) -> Option<PluginStatus> {
-        let Entry {
-            plugin,
-            source,
-            since,
-        } = self.plugins.get(name)?;
+        let release = self.releases.plugins.get(name)?;
+        let live = release.live().and_then(|digest| release.version(digest));
+        let shown = live.or_else(|| release.versions().first())?;
         let routes: Vec<String> = self
             .config
             .routes
@@ -206,35 +280,108 @@ impl State {
             .filter(|route| route.plugins.iter().any(|binding| binding.plugin == name))
             .map(|route| route.name.clone())
             .collect();
+        let (stages, imports) = match &shown.check {
+            Check::Passed(facts) => (facts.stages.clone(), facts.imports.clone()),
+            Check::Pending | Check::Failed { .. } => (Vec::new(), Vec::new()),
+        };
         Some(PluginStatus {
             name: name.to_owned(),
-            version: plugin.version().to_owned(),
-            digest: plugin.digest().to_owned(),
-            label: plugin.label().to_owned(),
-            state: if routes.is_empty() {
-                PluginState::Verified
-            } else {
-                PluginState::Live
-            },
-            source: *source,
-            size_bytes: plugin.size_bytes(),
-            stages: stages(plugin),
-            imports: plugin
-                .imports()
-                .iter()
-                .map(|import| import.as_str())
-                .collect(),
+            version: shown.label(),
+            digest: shown.digest.clone(),
+            label: label(name, shown),
+            state: release.state(shown),
+            source: shown.source,
+            size_bytes: shown.size_bytes,
+            stages,
+            imports,
             routes,
-            since: *since,
-            refused: self.refusals.get(name).cloned(),
+            since: shown.since,
+            refused: release.versions().iter().find_map(refusal),
+            versions: release
+                .versions()
+                .iter()
+                .map(|version| version_status(name, release, version))
+                .collect(),
+            trial: None,
+            probation: None,
         })
     }
 }
 
-fn stages(plugin: &Plugin) -> Vec<&'static str> {
-    plugin.stages().iter().map(|stage| stage.as_str()).collect()
+fn version_status(name: &str, release: &Release, version: &Version) -> VersionStatus {
+    let state = release.state(version);
+    let (cases, imports) = match &version.check {
+        Check::Passed(facts) => (Some(facts.cases), facts.imports.clone()),
+        Check::Pending | Check::Failed { .. } => (None, Vec::new()),
+    };
+    VersionStatus {
+        version: version.label(),
+        digest: version.digest.clone(),
+        label: label(name, version),
+        state,
+        percent: percent(state),
+        is_previous: release.previous() == Some(&version.digest),
+        source: version.source,
+        size_bytes: version.size_bytes,
+        cases,
+        imports,
+        since: version.since,
+        reason: match &version.check {
+            Check::Failed { reason, .. } => Some(reason.clone()),
+            _ => version.withdrawn.clone(),
+        },
+    }
 }
 
-fn grants_needed(plugin: &Plugin) -> Vec<&'static str> {
-    plugin.grants_needed().map(|grant| grant.as_str()).collect()
+fn watch_status(
+    watched: &Watched,
+    mode: VersionState,
+    [live, candidate]: &[Totals; 2],
+    guard: &GuardConfig,
+) -> WatchStatus {
+    WatchStatus {
+        digest: watched.candidate().digest.clone(),
+        mode,
+        percent: percent(mode),
+        seconds: watched.elapsed().as_secs(),
+        live: live.into(),
+        candidate: candidate.into(),
+        limits: guard.enabled.then(|| Limits {
+            min_requests: guard.min_requests,
+            max_failure_rate: guard.max_failure_rate,
+            max_deadline_rate: guard.max_deadline_rate,
+            max_latency_ratio: guard.max_latency_ratio,
+            min_latency_us: u64::try_from(guard.min_latency.as_micros()).unwrap_or(u64::MAX),
+        }),
+        shadow: None,
+    }
+}
+
+fn percent(state: VersionState) -> Option<u8> {
+    match state {
+        VersionState::Trial(TrialMode::Canary(percent)) => Some(percent),
+        _ => None,
+    }
+}
+
+/// As a loaded plugin calls itself.
+fn label(name: &str, version: &Version) -> String {
+    gapura_plugin_runtime::PluginId {
+        name: name.to_owned(),
+        version: version.label().unwrap_or_else(|| "?".to_owned()),
+        digest: version.digest.clone(),
+    }
+    .label()
+}
+
+fn refusal(version: &Version) -> Option<Refusal> {
+    match &version.check {
+        Check::Failed { code, reason } => Some(Refusal {
+            digest: version.digest.clone(),
+            code: code.clone(),
+            reason: reason.clone(),
+            at: version.since,
+        }),
+        Check::Pending | Check::Passed(_) => None,
+    }
 }

@@ -1,10 +1,8 @@
 //! Reading the configuration again. All of it takes effect, or none.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use gapura_plugin_runtime::Plugin;
-
-use super::{Change, ControlError, Controller, Origin, chains};
+use super::{Change, ControlError, Controller, Origin, chains, draft::Draft};
 use crate::{
     auth::Auth,
     config::{Config, ServerConfig},
@@ -27,13 +25,17 @@ impl Controller {
                 tracing::warn!(%origin, reason = %error, "kept the configuration as it was");
             }
         }
-        let change = Change::configuration(origin, result.as_ref().copied());
-        self.state().history.add(change);
+        let mut draft = Draft::of(&self.state().releases);
+        draft.note(Change::configuration(origin, result.as_ref().copied()));
+        // The configuration is in its file; only the line of history is missing then.
+        if let Err(error) = self.commit(draft) {
+            tracing::warn!(%error, "cannot note a change of the configuration");
+        }
         result
     }
 
     fn read_and_swap(&self) -> Result<(), ControlError> {
-        let (running, plugins) = self.inputs();
+        let (running, serving) = self.inputs();
         let path = running.path.as_deref().ok_or(ControlError::NoConfigFile)?;
         let mut config = Config::load(Some(path), &self.environment, &self.flags)?;
         check_fixed(&running, &config)?;
@@ -41,8 +43,8 @@ impl Controller {
         if let Some(model) = &model {
             config = chains::fit_template(&config, &model.architecture);
         }
-        let plugins: BTreeMap<String, Plugin> = plugins;
-        let table = chains::build(&config, model.as_ref(), &plugins, None)?;
+        let table = chains::build(&config, model.as_ref(), &serving, None)?;
+        self.metrics.ledger().switch(config.plugins.ledger);
         let auth = Auth::new(&config);
         self.state().config = Arc::new(config);
         self.auth.store(Arc::new(auth));
@@ -69,6 +71,10 @@ fn check_fixed(running: &Config, new: &Config) -> Result<(), ControlError> {
         ("[model]", running.model == new.model),
         ("[engine]", running.engine == new.engine),
         ("[plugins] dir", running.plugins.dir == new.plugins.dir),
+        (
+            "[plugins] releases_dir",
+            running.plugins.releases_dir == new.plugins.releases_dir,
+        ),
         (
             "[plugins] watch",
             running.plugins.watch == new.plugins.watch,

@@ -1,58 +1,321 @@
-//! The plugin folder: `NAME.wasm` files, written whole or not at all.
+//! Where versions, their states and the history are kept. A folder:
+//!
+//! ```text
+//! artefacts/sha256-….wasm   components, never changed
+//! history.jsonl             one line for each change, in order
+//! state.json                the committed state, replaced whole
+//! lock                      held by the server that uses the folder
+//! ```
+//!
+//! A change is there once `state.json` is: artefacts and lines of history that were written
+//! for a change which then did not happen are dropped at the next start. So a process that is
+//! killed at any point comes back with the last committed state.
+
+mod files;
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    collections::HashMap,
+    fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use super::ControlError;
+use serde::{Deserialize, Serialize};
 
-/// The plugins of `dir`, in alphabetical order. A folder that is missing has none.
-pub(super) fn names(dir: &Path) -> Result<Vec<String>, ControlError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(failed("read", dir)(source)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed("read", dir))?.path();
-        names.extend(plugin_name(&path).map(str::to_owned));
+use super::{
+    Change, ControlError,
+    history::{History, MAX_CHANGES},
+    release::Releases,
+};
+use crate::config::Digest;
+use files::Files;
+
+/// The layout of `state.json`. A later one is refused, not guessed at.
+const FORMAT: u32 = 1;
+/// Lines of history that are kept on disk, at most; then the newest [`MAX_CHANGES`] stay.
+const MAX_LINES: usize = 4 * MAX_CHANGES;
+
+/// Keeps artefacts and states.
+#[derive(Debug)]
+pub(super) enum Store {
+    /// A folder of this server alone.
+    Folder(Mutex<Folder>),
+    /// Until the process ends, over a folder that is only read, where there is one.
+    Memory {
+        /// Components by digest.
+        artefacts: Mutex<HashMap<String, Arc<[u8]>>>,
+        beneath: Option<PathBuf>,
+    },
+}
+
+/// What was kept.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) releases: Releases,
+    pub(super) history: History,
+}
+
+/// An open folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    dir: PathBuf,
+    files: Files,
+    /// Bytes and lines of the history that belong to committed changes.
+    history_bytes: u64,
+    history_lines: usize,
+    /// Holds the lock.
+    _lock: fs::File,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StateFile {
+    format: u32,
+    #[serde(flatten)]
+    releases: Releases,
+}
+
+impl Store {
+    /// Nothing outlives the process.
+    pub(super) fn in_memory() -> Self {
+        Self::Memory {
+            artefacts: Mutex::default(),
+            beneath: None,
+        }
     }
-    names.sort_unstable();
-    Ok(names)
+
+    /// What `dir` keeps, without changing anything in it.
+    ///
+    /// # Errors
+    /// [`ControlError`] if the state cannot be read.
+    pub(super) fn look(dir: &Path) -> Result<(Self, Kept), ControlError> {
+        let releases = read_state(dir)?;
+        let (history, _) = read_history(dir, releases.sequence)?;
+        let store = Self::Memory {
+            artefacts: Mutex::default(),
+            beneath: Some(dir.to_owned()),
+        };
+        Ok((store, Kept { releases, history }))
+    }
+
+    /// Takes `dir`, which is made if it is missing, for this process alone.
+    ///
+    /// # Errors
+    /// [`ControlError`] if another server has it, it cannot be written, or its state cannot be
+    /// read.
+    pub(super) fn open(dir: &Path) -> Result<(Self, Kept), ControlError> {
+        let artefacts = dir.join("artefacts");
+        fs::create_dir_all(&artefacts).map_err(failed("make", &artefacts))?;
+        let lock = lock(dir)?;
+        let releases = read_state(dir)?;
+        let (history, bytes) = read_history(dir, releases.sequence)?;
+        let folder = Folder {
+            dir: dir.to_owned(),
+            files: Files::default(),
+            history_bytes: bytes,
+            history_lines: history.iter().count(),
+            _lock: lock,
+        };
+        Ok((Self::Folder(Mutex::new(folder)), Kept { releases, history }))
+    }
+
+    /// Keeps `component`, whose SHA-256 is `digest`.
+    ///
+    /// # Errors
+    /// [`ControlError::Store`]; the folder is as before.
+    pub(super) fn put(&self, digest: &str, component: &[u8]) -> Result<(), ControlError> {
+        match self {
+            Self::Folder(folder) => {
+                let folder = locked(folder);
+                let path = artefact_path(&folder.dir, digest);
+                if path.exists() {
+                    return Ok(());
+                }
+                let written = folder.files.replace(&path, component);
+                written.map_err(failed("write", &path))
+            }
+            Self::Memory { artefacts, .. } => {
+                locked(artefacts).insert(digest.to_owned(), component.into());
+                Ok(())
+            }
+        }
+    }
+
+    /// The component whose SHA-256 is `digest`.
+    ///
+    /// # Errors
+    /// [`ControlError`] if it is missing, or no longer what it was.
+    pub(super) fn get(&self, digest: &str) -> Result<Arc<[u8]>, ControlError> {
+        let dir = match self {
+            Self::Folder(folder) => locked(folder).dir.clone(),
+            Self::Memory { artefacts, beneath } => {
+                let found = locked(artefacts).get(digest).cloned();
+                match (found, beneath) {
+                    (Some(found), _) => return Ok(found),
+                    (None, Some(dir)) => dir.clone(),
+                    (None, None) => PathBuf::new(),
+                }
+            }
+        };
+        let path = artefact_path(&dir, digest);
+        let component = fs::read(&path).map_err(failed("read", &path))?;
+        if Digest::of(&component).to_hex() != digest {
+            return Err(ControlError::Damaged {
+                path,
+                reason: "its content is not what its name says".to_owned(),
+            });
+        }
+        Ok(component.into())
+    }
+
+    /// Commits `releases`, with what led to them. Artefacts that nothing names any more go.
+    ///
+    /// # Errors
+    /// [`ControlError::Store`]; what was committed before stays so.
+    pub(super) fn commit(
+        &self,
+        releases: &Releases,
+        changes: &[Change],
+    ) -> Result<(), ControlError> {
+        match self {
+            Self::Folder(folder) => locked(folder).commit(releases, changes),
+            Self::Memory { artefacts, .. } => {
+                locked(artefacts).retain(|digest, _| is_named(releases, digest));
+                Ok(())
+            }
+        }
+    }
 }
 
-/// The plugin that a file of the folder holds; hidden files (also those half written) are none.
-pub(super) fn plugin_name(path: &Path) -> Option<&str> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".wasm")?;
-    (!name.is_empty() && !name.starts_with('.')).then_some(name)
+impl Folder {
+    fn commit(&mut self, releases: &Releases, changes: &[Change]) -> Result<(), ControlError> {
+        let history = self.dir.join("history.jsonl");
+        let mut lines = Vec::new();
+        for change in changes {
+            serde_json::to_writer(&mut lines, change).map_err(invalid(&history))?;
+            lines.push(b'\n');
+        }
+        let appended = self.files.append(&history, self.history_bytes, &lines);
+        appended.map_err(failed("write", &history))?;
+
+        let path = self.dir.join("state.json");
+        let state = StateFile {
+            format: FORMAT,
+            releases: releases.clone(),
+        };
+        let text = serde_json::to_vec_pretty(&state).map_err(invalid(&path))?;
+        let written = self.files.replace(&path, &text);
+        written.map_err(failed("write", &path))?;
+
+        // Committed. What follows tidies up; the next change does what fails now.
+        self.history_bytes += lines.len() as u64;
+        self.history_lines += changes.len();
+        if self.history_lines > MAX_LINES
+            && let Err(error) = self.shorten_history(&history, releases.sequence)
+        {
+            tracing::warn!(%error, "cannot shorten the history of plugins");
+        }
+        self.sweep(releases);
+        Ok(())
+    }
+
+    fn shorten_history(&mut self, path: &Path, sequence: u64) -> Result<(), ControlError> {
+        let (history, _) = read_history(&self.dir, sequence)?;
+        let mut lines = Vec::new();
+        for change in history.iter() {
+            serde_json::to_writer(&mut lines, change).map_err(invalid(path))?;
+            lines.push(b'\n');
+        }
+        let written = self.files.replace(path, &lines);
+        written.map_err(failed("write", path))?;
+        self.history_bytes = lines.len() as u64;
+        self.history_lines = history.iter().count();
+        Ok(())
+    }
+
+    /// Removes what no version names: artefacts that are forgotten, and files half written.
+    fn sweep(&self, releases: &Releases) {
+        let artefacts = self.dir.join("artefacts");
+        let entries = match fs::read_dir(&artefacts) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!(dir = %artefacts.display(), %error, "cannot tidy up");
+                return;
+            }
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let digest = name
+                .and_then(|name| name.strip_prefix("sha256-"))
+                .and_then(|name| name.split('.').next());
+            if digest.is_none_or(|digest| !is_named(releases, digest))
+                && let Err(error) = self.files.remove(&path)
+            {
+                tracing::warn!(file = %path.display(), %error, "cannot tidy up");
+            }
+        }
+    }
 }
 
-/// The component `name`.
-pub(super) fn read(dir: &Path, name: &str) -> Result<Vec<u8>, ControlError> {
-    let path = path_of(dir, name);
-    fs::read(&path).map_err(failed("read", &path))
+fn is_named(releases: &Releases, digest: &str) -> bool {
+    let mut all = releases.plugins.values();
+    all.any(|release| release.version(digest).is_some())
 }
 
-/// Puts `component` into `dir` under `name`: into a hidden file first, then by a rename.
-pub(super) fn write(dir: &Path, name: &str, component: &[u8]) -> Result<(), ControlError> {
-    fs::create_dir_all(dir).map_err(failed("write", dir))?;
-    let path = path_of(dir, name);
-    let hidden = dir.join(format!(".{name}.wasm.new"));
-    let written = fs::File::create(&hidden)
-        .and_then(|mut file| file.write_all(component).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&hidden, &path));
-    written.map_err(|source| {
-        // Best effort: what is left is hidden and overwritten by the next push.
-        let _ = fs::remove_file(&hidden);
-        failed("write", &path)(source)
-    })
+fn artefact_path(dir: &Path, digest: &str) -> PathBuf {
+    dir.join("artefacts").join(format!("sha256-{digest}.wasm"))
 }
 
-fn path_of(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!("{name}.wasm"))
+fn lock(dir: &Path) -> Result<fs::File, ControlError> {
+    let path = dir.join("lock");
+    let file = fs::File::create(&path).map_err(failed("write", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(ControlError::InUse {
+            dir: dir.to_owned(),
+        }),
+        Err(fs::TryLockError::Error(source)) => Err(failed("lock", &path)(source)),
+    }
+}
+
+/// The committed state; that of a folder without any is empty.
+fn read_state(dir: &Path) -> Result<Releases, ControlError> {
+    let path = dir.join("state.json");
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Releases::default()),
+        Err(source) => return Err(failed("read", &path)(source)),
+    };
+    let state: StateFile = serde_json::from_slice(&text).map_err(invalid(&path))?;
+    if state.format != FORMAT {
+        let found = state.format;
+        return Err(ControlError::Damaged {
+            path,
+            reason: format!("it has format {found}, this version reads {FORMAT}"),
+        });
+    }
+    Ok(state.releases)
+}
+
+/// The changes up to `sequence`, and the bytes that they take. What follows them was not
+/// committed.
+fn read_history(dir: &Path, sequence: u64) -> Result<(History, u64), ControlError> {
+    let path = dir.join("history.jsonl");
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(failed("read", &path)(source)),
+    };
+    let mut history = History::default();
+    let mut bytes = 0;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let is_whole = line.ends_with(b"\n");
+        match serde_json::from_slice::<Change>(line) {
+            Ok(change) if is_whole && change.sequence <= sequence => history.add(change),
+            _ => break,
+        }
+        bytes += line.len() as u64;
+    }
+    Ok((history, bytes))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ControlError {
@@ -64,45 +327,18 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Contro
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_visible_wasm_files_are_plugins() {
-        assert_eq!(plugin_name(Path::new("/p/persona.wasm")), Some("persona"));
-        for other in [
-            "/p/.persona.wasm.new",
-            "/p/.wasm",
-            "/p/README.md",
-            "/p/.x.wasm",
-        ] {
-            assert_eq!(plugin_name(Path::new(other)), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn a_written_plugin_is_read_back_and_nothing_else_is_left() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("deep/plugins");
-        assert!(names(&folder).unwrap().is_empty());
-        write(&folder, "persona", b"one").unwrap();
-        write(&folder, "persona", b"two").unwrap();
-        assert_eq!(names(&folder).unwrap(), ["persona"]);
-        assert_eq!(read(&folder, "persona").unwrap(), b"two");
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_written_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("file");
-        fs::write(&file, b"").unwrap();
-        let error = write(&file, "persona", b"").unwrap_err();
-        assert_eq!(error.code(), "plugin_store");
-        assert!(
-            error.to_string().contains(&file.display().to_string()),
-            "{error}"
-        );
+fn invalid(path: &Path) -> impl FnOnce(serde_json::Error) -> ControlError {
+    let path = path.to_owned();
+    move |error| ControlError::Damaged {
+        path,
+        reason: error.to_string(),
     }
 }
+
+/// A panic while something was written left memory whole: fields change after the files.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

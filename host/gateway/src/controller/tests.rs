@@ -5,7 +5,11 @@ use std::{fs, path::Path};
 use gapura_plugin_runtime::RuntimeConfig;
 
 use super::*;
-use crate::builtin::BUILTINS;
+use crate::{
+    builtin::BUILTINS,
+    cases,
+    config::{Digest, Environment},
+};
 
 const CHATML: &[u8] = BUILTINS[0].bytes;
 const GEMMA: &[u8] = BUILTINS[1].bytes;
@@ -29,6 +33,11 @@ fn start(dir: &Path, toml: &str) -> Result<Arc<Controller>, ControlError> {
     Controller::start(config, environment, flags, runtime, Arc::default()).map(Arc::new)
 }
 
+fn states(status: &PluginStatus) -> Vec<&'static str> {
+    let versions = status.versions.iter();
+    versions.map(|version| version.state.as_str()).collect()
+}
+
 fn label(controller: &Controller, route: &str) -> String {
     controller
         .routes()
@@ -45,9 +54,10 @@ fn a_push_swaps_the_routes_that_bind_it_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let controller = start(dir.path(), ROUTES).unwrap();
     let before = controller.routes().load_full();
-    let status = controller.push("chatml", GEMMA).unwrap();
+    let status = controller.push("chatml", GEMMA, Until::Live).unwrap();
     assert_eq!(status.routes, ["one", "two"]);
-    assert_eq!(status.state, PluginState::Live);
+    assert_eq!(status.state, VersionState::Live);
+    assert_eq!(states(&status), ["live", "retired"]);
     let after = controller.routes().load_full();
     for (name, is_same) in [("one", false), ("two", false), ("three", true)] {
         let (old, new) = (before.by_name(name).unwrap(), after.by_name(name).unwrap());
@@ -65,17 +75,13 @@ fn a_pushed_plugin_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let pushed = start(dir.path(), ROUTES)
         .unwrap()
-        .push("chatml", GEMMA)
+        .push("chatml", GEMMA, Until::Live)
         .unwrap();
-    assert_eq!(
-        fs::read(dir.path().join("plugins/chatml.wasm")).unwrap(),
-        GEMMA
-    );
     let controller = start(dir.path(), ROUTES).unwrap();
     let status = controller.plugin("chatml").unwrap();
     assert_eq!(
         (status.digest, status.source),
-        (pushed.digest, Source::File)
+        (pushed.digest, Source::Pushed)
     );
 }
 
@@ -91,7 +97,13 @@ fn what_cannot_run_is_refused_and_changes_nothing() {
         ("../chatml", GEMMA, "invalid_plugin_name"),
     ];
     for (name, bytes, code) in cases {
-        assert_eq!(controller.push(name, bytes).unwrap_err().code(), code);
+        assert_eq!(
+            controller
+                .push(name, bytes, Until::Live)
+                .unwrap_err()
+                .code(),
+            code
+        );
     }
     assert_eq!(label(&controller, "one"), before);
     assert!(!dir.path().join("plugins/chatml.wasm").exists());
@@ -100,20 +112,27 @@ fn what_cannot_run_is_refused_and_changes_nothing() {
     let outcomes: Vec<_> = controller
         .history()
         .iter()
-        .map(|change| change.outcome)
+        .map(|change| change.outcome.clone())
         .collect();
-    assert_eq!(outcomes, ["refused"; 4]);
+    // The first start, and three artefacts; what cannot have a name is no version of anything.
+    assert_eq!(
+        outcomes,
+        [
+            "refused", "staged", "refused", "staged", "refused", "staged"
+        ]
+    );
+    let staged = &controller.plugin("chatml").unwrap().versions[0];
+    assert_eq!(staged.state, VersionState::Staged);
+    let error = controller.activate("chatml", None).unwrap_err();
+    assert_eq!(error.code(), "not_verified");
 }
 
 #[test]
 fn a_new_name_is_ready_for_a_route() {
     let dir = tempfile::tempdir().unwrap();
     let controller = start(dir.path(), ROUTES).unwrap();
-    let status = controller.push("fresh", GEMMA).unwrap();
-    assert_eq!(
-        (status.state, status.routes.len()),
-        (PluginState::Verified, 0)
-    );
+    let status = controller.push("fresh", GEMMA, Until::Live).unwrap();
+    assert_eq!((status.state, status.routes.len()), (VersionState::Live, 0));
     fs::write(
         dir.path().join("gapura.toml"),
         ROUTES.replace("'gemma-chat'", "'fresh'"),
@@ -121,7 +140,8 @@ fn a_new_name_is_ready_for_a_route() {
     .unwrap();
     controller.reload(Origin::Admin).unwrap();
     assert!(label(&controller, "three").starts_with("fresh@"));
-    assert_eq!(controller.plugin("fresh").unwrap().state, PluginState::Live);
+    let status = controller.plugin("fresh").unwrap();
+    assert_eq!(status.routes, ["three"]);
 }
 
 #[test]
@@ -174,7 +194,9 @@ fn an_invalid_file_changes_nothing_and_says_why() {
         assert!(error.to_string().contains(part), "{error}");
         assert!(Arc::ptr_eq(&before, &controller.routes().load_full()));
     }
-    assert_eq!(controller.history().len(), 5);
+    let history = controller.history();
+    assert_eq!(history.len(), 5);
+    assert!(history.iter().all(|change| change.outcome == "refused"));
 }
 
 #[test]
@@ -227,7 +249,9 @@ fn a_file_that_no_route_needs_may_be_broken_at_the_start() {
     fs::create_dir(dir.path().join("plugins")).unwrap();
     fs::write(dir.path().join("plugins/odd.wasm"), b"broken").unwrap();
     let controller = start(dir.path(), ROUTES).unwrap();
-    assert_eq!(controller.refusals()[0].1.code, "not_wasm");
+    let refused = controller.plugin("odd").unwrap().refused.unwrap();
+    assert_eq!(refused.code, "not_wasm");
+    drop(controller);
     fs::write(dir.path().join("plugins/chatml.wasm"), b"broken").unwrap();
     assert_eq!(
         start(dir.path(), ROUTES).map(drop).unwrap_err().code(),
@@ -241,7 +265,7 @@ fn an_old_version_is_freed_with_the_last_request_on_it() {
     let controller = start(dir.path(), ROUTES).unwrap();
     let under_way = controller.routes().load().by_name("one").unwrap().clone();
     let old = Arc::downgrade(&under_way);
-    controller.push("chatml", GEMMA).unwrap();
+    controller.push("chatml", GEMMA, Until::Live).unwrap();
     assert!(old.upgrade().is_some());
     drop(under_way);
     assert!(old.upgrade().is_none());
@@ -270,4 +294,226 @@ fn wait_until(done: impl Fn() -> bool) {
         );
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+/// `component` with a mark, so that it is another version that does the same.
+fn marked(component: &[u8], mark: &str) -> Vec<u8> {
+    let mut other = component.to_vec();
+    gapura_plugin_runtime::add_custom_section(&mut other, "mark", mark.as_bytes());
+    other
+}
+
+/// `component` with a golden case that does not hold.
+fn broken_promise(component: &[u8]) -> Vec<u8> {
+    let mut other = component.to_vec();
+    let case = "[request]\nmessages = [{ role = 'user', content = 'Halo' }]\n\
+                [expect]\nprompt = 'something else'\n";
+    cases::embed(&mut other, "halo", case);
+    other
+}
+
+#[test]
+fn a_version_goes_step_by_step_and_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = start(dir.path(), ROUTES).unwrap();
+    let mut events = controller.events();
+    let (new, builtin) = (marked(CHATML, "new"), label(&controller, "one"));
+    let status = controller.push("chatml", &new, Until::Staged).unwrap();
+    assert_eq!(states(&status), ["staged", "live"]);
+    assert_eq!(
+        controller.activate("chatml", None).unwrap_err().code(),
+        "not_verified"
+    );
+    let status = controller.verify("chatml", None).unwrap();
+    assert_eq!(states(&status), ["verified", "live"]);
+    assert_eq!(label(&controller, "one"), builtin);
+
+    let status = controller
+        .try_out("chatml", None, TrialMode::Shadow)
+        .unwrap();
+    assert_eq!(states(&status), ["shadow", "live"]);
+    let status = controller
+        .try_out("chatml", None, TrialMode::Canary(10))
+        .unwrap();
+    assert_eq!(states(&status), ["canary", "live"]);
+    assert_eq!(status.versions[0].percent, Some(10));
+    let table = controller.routes().load_full();
+    assert!(table.by_name("one").unwrap().trial.is_some());
+    assert!(table.by_name("three").unwrap().trial.is_none());
+
+    let status = controller.activate("chatml", None).unwrap();
+    assert_eq!(states(&status), ["live", "retired"]);
+    assert_ne!(label(&controller, "one"), builtin);
+    let table = controller.routes().load_full();
+    assert!(table.by_name("one").unwrap().trial.is_none());
+
+    let status = controller
+        .roll_back("chatml", Origin::Admin, None, None)
+        .unwrap();
+    assert_eq!(states(&status), ["retired", "live"]);
+    assert_eq!(label(&controller, "one"), builtin);
+    assert_eq!(
+        controller
+            .roll_back("chatml", Origin::Admin, None, None)
+            .unwrap_err()
+            .code(),
+        "no_candidate"
+    );
+
+    let outcomes: Vec<String> = std::iter::from_fn(|| events.try_recv().ok())
+        .map(|change| change.outcome)
+        .collect();
+    let all = [
+        "staged",
+        "verified",
+        "shadow",
+        "canary 10 %",
+        "retired",
+        "live",
+        "retired",
+        "live",
+    ];
+    assert_eq!(outcomes, all);
+    let history = controller.history();
+    assert_eq!(history.len(), all.len());
+    assert!(
+        history
+            .windows(2)
+            .all(|pair| pair[0].sequence == pair[1].sequence + 1)
+    );
+}
+
+#[test]
+fn golden_cases_are_kept_or_the_version_stays_staged() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = start(dir.path(), ROUTES).unwrap();
+    let before = label(&controller, "one");
+    let error = controller
+        .push("chatml", &broken_promise(CHATML), Until::Live)
+        .unwrap_err();
+    assert_eq!(error.code(), "golden_case");
+    let said = error.to_string();
+    assert!(said.contains("`halo` does not hold: prompt is"), "{said}");
+    let status = controller.plugin("chatml").unwrap();
+    assert_eq!(states(&status), ["staged", "live"]);
+    assert_eq!(status.versions[0].reason.as_ref(), Some(&said));
+    assert_eq!(label(&controller, "one"), before);
+}
+
+#[test]
+fn everything_is_as_it_was_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = {
+        let controller = start(dir.path(), ROUTES).unwrap();
+        for mark in ["a", "b", "c"] {
+            let component = marked(CHATML, mark);
+            controller.push("chatml", &component, Until::Live).unwrap();
+        }
+        let tried = marked(GEMMA, "d");
+        controller.push("chatml", &tried, Until::Verified).unwrap();
+        controller
+            .try_out("chatml", None, TrialMode::Canary(5))
+            .unwrap();
+        (controller.plugins(), controller.history())
+    };
+    let controller = start(dir.path(), ROUTES).unwrap();
+    let (mut plugins, history) = before.clone();
+    // Who is on probation is not: what a version has done is not kept.
+    plugins
+        .iter_mut()
+        .for_each(|plugin| plugin.probation = None);
+    assert_eq!(
+        (controller.plugins(), controller.history()),
+        (plugins, history)
+    );
+    let table = controller.routes().load_full();
+    let route = table.by_name("one").unwrap();
+    assert_eq!(
+        route.trial.as_ref().unwrap().plugin.digest,
+        before.0[0].versions[0].digest
+    );
+    // The version before is ready, and goes back to the one before that.
+    controller
+        .roll_back("chatml", Origin::Admin, None, None)
+        .unwrap();
+    controller
+        .roll_back("chatml", Origin::Admin, None, None)
+        .unwrap();
+    let live = &controller.plugin("chatml").unwrap().digest;
+    assert_eq!(*live, Digest::of(&marked(CHATML, "b")).to_hex());
+}
+
+#[test]
+fn what_was_rolled_back_stays_so_though_its_file_is_still_there() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("plugins")).unwrap();
+    fs::write(dir.path().join("plugins/chatml.wasm"), GEMMA).unwrap();
+    let digest = |controller: &Controller| controller.plugin("chatml").unwrap().digest;
+    {
+        let controller = start(dir.path(), ROUTES).unwrap();
+        assert_eq!(digest(&controller), Digest::of(GEMMA).to_hex());
+        controller
+            .roll_back("chatml", Origin::Admin, None, None)
+            .unwrap();
+        controller.file_changed("chatml").unwrap();
+        assert_eq!(digest(&controller), Digest::of(CHATML).to_hex());
+    }
+    let controller = start(dir.path(), ROUTES).unwrap();
+    assert_eq!(digest(&controller), Digest::of(CHATML).to_hex());
+    // Another file is a change, also one that came while the server was down.
+    drop(controller);
+    fs::write(dir.path().join("plugins/chatml.wasm"), marked(GEMMA, "x")).unwrap();
+    let controller = start(dir.path(), ROUTES).unwrap();
+    assert_eq!(
+        digest(&controller),
+        Digest::of(&marked(GEMMA, "x")).to_hex()
+    );
+}
+
+#[test]
+fn a_file_that_broke_while_the_server_ran_keeps_it_from_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("plugins")).unwrap();
+    fs::write(dir.path().join("plugins/chatml.wasm"), GEMMA).unwrap();
+    drop(start(dir.path(), ROUTES).unwrap());
+    fs::write(dir.path().join("plugins/chatml.wasm"), b"broken").unwrap();
+    for _ in 0..2 {
+        let controller = start(dir.path(), ROUTES).unwrap();
+        let status = controller.plugin("chatml").unwrap();
+        assert_eq!(states(&status), ["staged", "live", "retired"]);
+        assert_eq!(status.refused.unwrap().code, "not_wasm");
+    }
+}
+
+#[test]
+fn changes_at_once_come_one_after_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = start(dir.path(), ROUTES).unwrap();
+    let pushed: Vec<Vec<u8>> = (0..4)
+        .map(|number| marked(CHATML, &number.to_string()))
+        .collect();
+    std::thread::scope(|scope| {
+        for component in &pushed {
+            scope.spawn(|| controller.push("chatml", component, Until::Live).unwrap());
+        }
+    });
+    let status = controller.plugin("chatml").unwrap();
+    let live = status.versions.iter();
+    let live = live.filter(|version| version.state == VersionState::Live);
+    assert_eq!(live.count(), 1);
+    assert_eq!(status.versions.len(), 5);
+    assert!(label(&controller, "one").contains(&status.digest[..6]));
+    // Two activations of one version are one.
+    let other = &status
+        .versions
+        .iter()
+        .find(|version| version.state == VersionState::Retired);
+    let digest = other.unwrap().digest.clone();
+    let before = controller.history().len();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| controller.activate("chatml", Some(&digest)).unwrap());
+        }
+    });
+    assert_eq!(controller.history().len(), before + 2);
 }

@@ -4,7 +4,7 @@ use std::{fs, sync::Arc};
 
 use gapura_plugin_runtime::PluginWatcher;
 
-use super::{ControlError, Controller, store};
+use super::{ControlError, Controller, inbox};
 
 /// Follows the plugin folder until it is dropped.
 pub struct Watch {
@@ -32,7 +32,7 @@ impl Watch {
         let watcher = PluginWatcher::new(dir, move |name, _| drop(follower.file_changed(name)))?;
         // What changed between the first look at the folder and the watch; what did not is
         // recognised by its digest.
-        for name in store::names(dir)? {
+        for name in inbox::names(dir)? {
             drop(controller.file_changed(&name));
         }
         Ok(Self {

@@ -16,6 +16,8 @@ use crate::routing::Route;
 pub struct Call {
     /// The route that the client chose. A validator may send the request to another.
     pub route: Arc<Route>,
+    /// What decides which version of a route answers, while one is a canary.
+    pub sticky_key: String,
     /// The request as plugins see it. That of a raw prompt is one user message.
     pub chat: Chat,
     /// Where the prompt comes from.
@@ -45,6 +47,11 @@ pub enum PromptSource {
 }
 
 impl PromptSource {
+    /// Whether the chain's template makes the prompt.
+    pub(super) fn is_rendered(&self) -> bool {
+        matches!(self, Self::Template)
+    }
+
     /// The field of the request that holds the prompt.
     pub fn param(&self) -> &'static str {
         match self {

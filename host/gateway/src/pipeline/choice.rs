@@ -17,6 +17,8 @@ use crate::pipeline::judge::Reply;
 use crate::pipeline::observation::{Report, Reporter};
 use crate::pipeline::plan::Plan;
 use crate::pipeline::scores::Scores;
+use crate::pipeline::services::Watch;
+use crate::recording::Recorder;
 use crate::state::LoadedModel;
 
 /// What comes of an answer, in this order: at most one `Prompt`, any number of `Text`, one
@@ -69,6 +71,8 @@ pub struct Choice {
     first_token: Option<Instant>,
     /// What observers will hear of it.
     report: Option<Report>,
+    /// Takes the first answer down, where the route records.
+    recorder: Option<Arc<Recorder>>,
 }
 
 /// Where the text comes from.
@@ -92,6 +96,7 @@ pub(super) async fn submit(
     plan: &Plan,
     deadline: Deadline,
     reporter: Option<Reporter>,
+    watch: &Watch,
 ) -> Result<Vec<Choice>, ApiError> {
     let mut choices = Vec::new();
     for index in 0..plan.num_choices {
@@ -105,6 +110,7 @@ pub(super) async fn submit(
         choice.scores = plan.reports_logprobs().then(Scores::default);
         choice.end_tokens = Arc::clone(&plan.end_tokens);
         choice.usage.prompt_tokens = plan.num_prompt_tokens();
+        choice.recorder = watch.recorder.clone().filter(|_| index == 0);
         choices.push(choice);
     }
     for (index, choice) in (0..).zip(&mut choices) {
@@ -137,6 +143,7 @@ pub(super) async fn replies(
     num_choices: u32,
     reply: &Reply,
     deadline: Deadline,
+    watch: &Watch,
 ) -> Result<Vec<Choice>, ApiError> {
     let mut choices = Vec::new();
     for index in 0..num_choices {
@@ -148,6 +155,7 @@ pub(super) async fn replies(
             .await?;
         let mut choice = Choice::new(model, responder, Vec::new(), deadline);
         choice.source = Source::Plugin(reply.clone());
+        choice.recorder = watch.recorder.clone().filter(|_| index == 0);
         choices.push(choice);
     }
     Ok(choices)
@@ -173,6 +181,7 @@ impl Choice {
             submitted: Instant::now(),
             first_token: None,
             report: None,
+            recorder: None,
         }
     }
 
@@ -277,6 +286,9 @@ impl Choice {
         let started = Instant::now();
         let delta = work(&mut self.text);
         self.detokenization += started.elapsed();
+        if let Some(recorder) = &self.recorder {
+            recorder.delta(&delta);
+        }
         delta
     }
 
@@ -303,6 +315,9 @@ impl Choice {
 
     /// No text follows: the processors give what they still hold, and the answer ends.
     async fn finish_processors(&mut self, reason: FinishReason) -> Result<(), ApiError> {
+        if let Some(recorder) = &self.recorder {
+            recorder.finished(reason);
+        }
         let output = self.responder.finish(reason).await?;
         if self.emit(output) {
             self.end(reason);
@@ -326,6 +341,9 @@ impl Choice {
     }
 
     fn text_piece(&mut self, text: String) {
+        if let Some(recorder) = &self.recorder {
+            recorder.emitted(&text);
+        }
         let tokens = self
             .scores
             .as_mut()
@@ -346,6 +364,9 @@ impl Choice {
         self.source = Source::Ended;
         if let Some(report) = &mut self.report {
             report.finished(finish);
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.ended(finish);
         }
         self.ready.push_back(Piece::End(End {
             finish,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use gapura_plugin_runtime::{AnswerContext, Chat, FinishReason, Run, Validated};
 
 use crate::error::ApiError;
-use crate::pipeline::services::Lender;
+use crate::pipeline::services::{Lender, Watch};
 use crate::routing::Route;
+use crate::telemetry::RequestRecord;
 
 /// Most times that a request changes its route.
 const MAX_REROUTES: usize = 1;
@@ -21,6 +22,8 @@ pub(super) struct Judged {
     pub(super) context: AnswerContext,
     /// A validator's own answer: the model is not asked.
     pub(super) reply: Option<Reply>,
+    /// Who hears of what comes next.
+    pub(super) watch: Watch,
 }
 
 /// An answer that needs no model.
@@ -38,13 +41,22 @@ pub(super) struct Reply {
 pub(super) async fn judge(
     lender: &Lender<'_>,
     mut route: Arc<Route>,
+    sticky_key: &str,
     mut chat: Chat,
+    is_rendered: bool,
+    record: &mut RequestRecord,
 ) -> Result<Judged, ApiError> {
     for _ in 0..=MAX_REROUTES {
         chat.route.clone_from(&route.name);
         let context = AnswerContext::from(&chat);
-        let mut run = route.chain.start(lender.services(&route, &chat));
-        match run.validate(chat).await? {
+        let watch = lender.watch(&route, &chat, is_rendered, record);
+        let services = lender.services(&route, &chat, &watch);
+        let mut run = route.chain.start(services);
+        let validated = run.validate(chat).await;
+        if let Some(recorder) = &watch.recorder {
+            recorder.validated(&validated);
+        }
+        match validated? {
             Validated::Continue(chat) => {
                 return Ok(Judged {
                     route,
@@ -52,6 +64,7 @@ pub(super) async fn judge(
                     chat,
                     context,
                     reply: None,
+                    watch,
                 });
             }
             Validated::Refused { plugin: _, refusal } => return Err(refusal.into()),
@@ -68,6 +81,7 @@ pub(super) async fn judge(
                     chat,
                     context,
                     reply,
+                    watch,
                 });
             }
             Validated::Rerouted {
@@ -83,7 +97,7 @@ pub(super) async fn judge(
                         "plugin_reroute",
                     ));
                 };
-                (route, chat) = (next, left);
+                (route, chat) = (Arc::clone(next.version_for(sticky_key)), left);
             }
         }
     }

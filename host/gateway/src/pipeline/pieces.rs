@@ -89,6 +89,11 @@ impl Pieces {
         self.record.generated(self.completion_tokens.iter().sum());
     }
 
+    /// Where the time went so far, where that is wanted.
+    pub(crate) fn server_timing(&self) -> Option<String> {
+        self.record.server_timing()
+    }
+
     /// What the request has taken so far.
     pub fn tokens(&self) -> Tokens {
         Tokens {

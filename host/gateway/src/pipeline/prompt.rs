@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use crate::error::ApiError;
 use crate::pipeline::call::PromptSource;
 use crate::pipeline::grammar::Imposed;
+use crate::pipeline::services::Watch;
 use crate::state::LoadedModel;
 use crate::telemetry::RequestRecord;
 
@@ -67,11 +68,18 @@ pub(super) async fn tokens(
     run: &mut Run,
     chat: &Chat,
     source: PromptSource,
+    watch: &Watch,
     record: &mut RequestRecord,
 ) -> Result<Tokens, ApiError> {
     let param = source.param();
     let prompt = match source {
-        PromptSource::Template => rendered(run.render(chat).await?)?,
+        PromptSource::Template => {
+            let prompt = rendered(run.render(chat).await?)?;
+            if let Some(recorder) = &watch.recorder {
+                recorder.rendered(&prompt);
+            }
+            prompt
+        }
         PromptSource::Text => return raw_text(model, chat, record).await,
         PromptSource::Tokens { ids, text } if text_of(chat) == text => {
             return Ok(Tokens {

@@ -17,12 +17,13 @@ use gapura_plugin_runtime::{
 use crate::pipeline::call::Deadline;
 use crate::pipeline::{grammar, prompt};
 use crate::state::LoadedModel;
-use crate::telemetry::Metrics;
+use crate::telemetry::ledger::{Asked, Tally};
 
 /// The model, for the plugins of one request.
 pub(super) struct Questions {
     pub(super) model: Arc<LoadedModel>,
-    pub(super) metrics: Arc<Metrics>,
+    /// What the request's plugins cost, where anybody wants to know.
+    pub(super) tally: Option<Arc<Tally>>,
     /// Whose template renders.
     pub(super) chain: Arc<Chain>,
     /// For the template; they ask nobody, so that rendering a question asks no other.
@@ -41,16 +42,16 @@ impl Model for Questions {
         let own = Instant::now().checked_add(asker.within);
         let until = own.map_or(self.deadline.at(), |own| own.min(self.deadline.at()));
         Box::pin(async move {
-            let mut count = Count::new(&self.metrics, asker.plugin, until);
+            let mut count = Count::new(self.tally.as_deref(), asker.plugin, until);
             let answer = self.answer(question, until, &mut count).await;
             count.outcome = Some(match &answer {
-                Ok(_) => "answered",
-                Err(ModelError::Budget(_)) => "budget",
-                Err(ModelError::Depth) => "depth",
-                Err(ModelError::Deadline) => "deadline",
-                Err(ModelError::Overloaded) => "overloaded",
-                Err(ModelError::Invalid(_)) => "invalid",
-                Err(ModelError::Failed(_)) => "failed",
+                Ok(_) => Asked::Answered,
+                Err(ModelError::Budget(_)) => Asked::Budget,
+                Err(ModelError::Depth) => Asked::Depth,
+                Err(ModelError::Deadline) => Asked::Deadline,
+                Err(ModelError::Overloaded) => Asked::Overloaded,
+                Err(ModelError::Invalid(_)) => Asked::Invalid,
+                Err(ModelError::Failed(_)) => Asked::Failed,
             });
             answer
         })
@@ -198,19 +199,19 @@ fn refused(error: EngineError) -> ModelError {
 
 /// Counts a question once, also one that is given up.
 struct Count<'a> {
-    metrics: &'a Metrics,
+    tally: Option<&'a Tally>,
     plugin: &'a PluginId,
     until: Instant,
     /// `None` until there is an answer or an error.
-    outcome: Option<&'static str>,
+    outcome: Option<Asked>,
     input: u32,
     output: u32,
 }
 
 impl<'a> Count<'a> {
-    fn new(metrics: &'a Metrics, plugin: &'a PluginId, until: Instant) -> Self {
+    fn new(tally: Option<&'a Tally>, plugin: &'a PluginId, until: Instant) -> Self {
         Self {
-            metrics,
+            tally,
             plugin,
             until,
             outcome: None,
@@ -222,14 +223,13 @@ impl<'a> Count<'a> {
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
-        let plugin = (self.plugin.name.as_str(), self.plugin.version.as_str());
-        let tokens = (self.input, self.output);
+        let Some(tally) = self.tally else { return };
         // The guest's call and the request hold the same limits and may be the first to give up.
         let outcome = self.outcome.unwrap_or(if Instant::now() < self.until {
-            "given_up"
+            Asked::GivenUp
         } else {
-            "deadline"
+            Asked::Deadline
         });
-        self.metrics.plugin_question(plugin, outcome, tokens);
+        tally.question(self.plugin, outcome, [self.input, self.output]);
     }
 }

@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use gapura_engine::Tokenizer;
 use gapura_plugin_runtime::{
-    CallObserver, Chat, GuestCall, HttpError, Import, Model, ModelError, NoHttp, NoModel, Outcome,
-    Services, TokenCounter,
+    CallObserver, Chat, GuestCall, HttpError, Import, Model, ModelError, NoHttp, NoModel, Services,
+    TokenCounter,
 };
 
 use crate::pipeline::call::Deadline;
 use crate::pipeline::fetch::Fetcher;
 use crate::pipeline::observation::Reporter;
 use crate::pipeline::question::Questions;
+use crate::pipeline::shadow::Shadow;
+use crate::recording::{Keep, Recorder};
 use crate::routing::Route;
 use crate::state::{AppState, Lent, LoadedModel};
-use crate::telemetry::Metrics;
+use crate::telemetry::RequestRecord;
+use crate::telemetry::ledger::Tally;
 
 /// Makes the services of one request, anew for each route that it comes to.
 pub(super) struct Lender<'a> {
@@ -26,9 +29,49 @@ pub(super) struct Lender<'a> {
 }
 
 impl Lender<'_> {
+    /// Counts what the plugins of `route` cost the request; `None` where nobody wants to know.
+    pub(super) fn tally(&self, route: &Route, record: &mut RequestRecord) -> Option<Arc<Tally>> {
+        let ledger = self.state.metrics.ledger();
+        let is_recorded = route.record.is_some() || route.shadow().is_some();
+        if !ledger.is_on() && !record.is_timed() && !is_recorded {
+            return None;
+        }
+        let tally = ledger.tally(route.accounts(ledger));
+        record.spends(Arc::clone(&tally));
+        Some(tally)
+    }
+
+    /// Hears of the request's calls on `route`, and takes it down where the route records.
+    pub(super) fn watch(
+        &self,
+        route: &Route,
+        chat: &Chat,
+        is_rendered: bool,
+        record: &mut RequestRecord,
+    ) -> Watch {
+        let tally = self.tally(route, record);
+        let keep = Keep {
+            records: route
+                .record
+                .map(|bounds| (Arc::clone(&self.state.records), bounds)),
+            shadow: route.shadow().map(|trial| Shadow {
+                shadows: Arc::clone(&self.state.shadows),
+                route: Arc::clone(&trial.route),
+                watched: Arc::clone(&trial.watched),
+                ledger: Arc::clone(self.state.metrics.ledger()),
+                _under_way: self.state.under_way(),
+            }),
+        };
+        let is_kept = keep.records.is_some() || keep.shadow.is_some();
+        let tallied = tally.clone().filter(|_| is_kept);
+        let recorder =
+            tallied.map(|tally| Arc::new(Recorder::new(keep, route, chat, is_rendered, tally)));
+        Watch { tally, recorder }
+    }
+
     /// What the observers of `route`, if it has any, will hear of the answers to one request. The
     /// request is over then, and its time too: they ask no questions.
-    pub(super) fn reporter(&self, route: &Route) -> Option<Reporter> {
+    pub(super) fn reporter(&self, route: &Route, watch: &Watch) -> Option<Reporter> {
         let state = self.state;
         route.chain.is_observed().then(|| Reporter {
             observations: Arc::clone(&state.observations),
@@ -37,7 +80,7 @@ impl Lender<'_> {
             services: Services {
                 model: Arc::new(NoModel(ModelError::Deadline)),
                 http: self.fetcher(route),
-                ..self.secluded()
+                ..self.secluded(watch)
             },
             under_way: state.under_way(),
             failed: Arc::default(),
@@ -45,8 +88,8 @@ impl Lender<'_> {
     }
 
     /// For the plugins of `route`.
-    pub(super) fn services(&self, route: &Route, chat: &Chat) -> Services {
-        let secluded = self.secluded();
+    pub(super) fn services(&self, route: &Route, chat: &Chat, watch: &Watch) -> Services {
+        let secluded = self.secluded(watch);
         let services = Services {
             http: self.fetcher(route),
             ..secluded.clone()
@@ -57,7 +100,7 @@ impl Lender<'_> {
         }
         let questions: Arc<dyn Model> = Arc::new(Questions {
             model: Arc::clone(self.model),
-            metrics: Arc::clone(&self.state.metrics),
+            tally: watch.tally.clone(),
             chain: Arc::clone(&route.chain),
             services: secluded,
             // By field, since a copy of the whole chat would be made to be thrown away.
@@ -92,7 +135,7 @@ impl Lender<'_> {
 
     /// Services that ask nobody: those with which a question is rendered. It would count neither as
     /// one of the request's questions nor as one of its HTTP requests.
-    fn secluded(&self) -> Services {
+    fn secluded(&self, watch: &Watch) -> Services {
         let Lent {
             kv,
             clock,
@@ -106,7 +149,7 @@ impl Lender<'_> {
                 tokenizer: self.model.tokenizer.clone(),
                 most: self.model.engine.model().context_length,
             }),
-            observer: Arc::new(Observer(Arc::clone(metrics))),
+            observer: watch.observer(),
             values: Arc::clone(metrics) as _,
             kv,
             clock,
@@ -142,23 +185,36 @@ impl TokenCounter for Counter {
     }
 }
 
-struct Observer(Arc<Metrics>);
+/// Who hears of a request's calls on one route.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Counts what its plugins cost, where anybody wants to know.
+    pub(super) tally: Option<Arc<Tally>>,
+    /// Takes it down, where the route records.
+    pub(super) recorder: Option<Arc<Recorder>>,
+}
 
-impl CallObserver for Observer {
-    fn observe(&self, call: &GuestCall<'_>) {
-        // Making an instance is no call of a stage, unless none comes of it.
-        if call.function == "instantiate" && matches!(call.outcome, Outcome::Answered) {
-            return;
+impl Watch {
+    /// Counts, and takes nothing down.
+    pub(super) fn counting(tally: Option<Arc<Tally>>) -> Self {
+        Self {
+            tally,
+            recorder: None,
         }
-        let failure = match call.outcome {
-            Outcome::Answered | Outcome::Refused => None,
-            Outcome::Failed(kind) => Some(kind.as_str()),
-        };
-        let labels = (
-            call.plugin.name.as_str(),
-            call.plugin.version.as_str(),
-            call.stage.as_str(),
-        );
-        self.0.plugin_call(labels, call.duration, failure);
     }
+
+    fn observer(&self) -> Arc<dyn CallObserver> {
+        match (&self.recorder, &self.tally) {
+            (Some(recorder), _) => Arc::clone(recorder) as _,
+            (None, Some(tally)) => Arc::clone(tally) as _,
+            (None, None) => Arc::new(Unheard),
+        }
+    }
+}
+
+/// Where nobody wants to know what plugins cost.
+struct Unheard;
+
+impl CallObserver for Unheard {
+    fn observe(&self, _call: &GuestCall<'_>) {}
 }

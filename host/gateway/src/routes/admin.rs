@@ -1,6 +1,8 @@
 //! `/admin/v1`: what the operator may see and change while the server runs. A thin layer over
 //! the [`Controller`]: every answer is JSON, every error has the API's shape.
 
+mod records;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -8,19 +10,28 @@ use axum::{
     Json, Router,
     body::Bytes,
     extract::{
-        DefaultBodyLimit, FromRequest as _, Path, Request, State, rejection::BytesRejection,
+        DefaultBodyLimit, FromRequest as _, Path, Query, Request, State,
+        rejection::{BytesRejection, QueryRejection},
     },
     http::{StatusCode, header},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
     routing::{get, post, put},
 };
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
     auth::Auth,
-    controller::{ControlError, Controller, Origin, PluginStatus},
+    controller::{ControlError, Controller, MoveError, Origin, PluginStatus, TrialMode, Until},
     error::ApiError,
+    recording::Records,
+    telemetry::ledger::AccountStatus,
 };
 
 /// What the handlers share.
@@ -28,23 +39,47 @@ use crate::{
 struct Admin {
     controller: Arc<Controller>,
     auth: Arc<ArcSwap<Auth>>,
+    records: Arc<Records>,
     max_plugin_bytes: usize,
 }
 
-/// The routes under `/admin/v1`. Without a configured token all of them answer 404.
-pub fn router(controller: Arc<Controller>) -> Router {
+/// A plugin and what its versions have cost, those that no longer serve too.
+#[derive(Serialize)]
+struct WithLedger {
+    #[serde(flatten)]
+    status: PluginStatus,
+    ledger: Vec<AccountStatus>,
+}
+
+impl Admin {
+    fn with_ledger(&self, status: PluginStatus) -> WithLedger {
+        let ledger = self.controller.ledger().status(&status.name);
+        WithLedger { status, ledger }
+    }
+}
+
+/// The routes under `/admin/v1`. Without a configured token all of them answer 404. `records` are
+/// those of the server that `controller` changes.
+pub fn router(controller: Arc<Controller>, records: Arc<Records>) -> Router {
     let max_plugin_bytes = controller.config().admin.max_plugin_bytes;
     let admin = Admin {
         auth: controller.auth(),
         controller,
+        records,
         max_plugin_bytes,
     };
     let inner = Router::new()
         .route("/plugins", get(list_plugins))
         .route("/plugins/{name}", put(push_plugin).get(show_plugin))
+        .route("/plugins/{name}/{move}", post(move_plugin))
         .route("/routes", get(list_routes))
         .route("/reload", post(reload))
         .route("/history", get(history))
+        .route("/events", get(events))
+        .route("/records", get(records::list))
+        // An id may hold slashes.
+        .route("/records/{*request_id}", get(records::show))
+        .route("/artefacts/{digest}", get(records::artefact))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(max_plugin_bytes))
@@ -63,11 +98,34 @@ async fn demand_token(
     Ok(next.run(request).await)
 }
 
+/// How far a pushed component is to come.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PushQuery {
+    #[serde(default)]
+    until: Until,
+}
+
+/// Which version is meant, and how it is to serve.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Move {
+    /// The first digits of the version's digest, 6 at least.
+    digest: Option<String>,
+    /// Of a hundred requests, for a canary.
+    percent: Option<u64>,
+}
+
 async fn push_plugin(
     State(admin): State<Admin>,
     Path(name): Path<String>,
+    query: Result<Query<PushQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let Query(PushQuery { until }) = query.map_err(|error| {
+        let message = format!("{error}; `until` is staged, verified or live");
+        ApiError::invalid("until", message)
+    })?;
     let limit = admin.max_plugin_bytes;
     let component = Bytes::from_request(request, &())
         .await
@@ -85,7 +143,7 @@ async fn push_plugin(
             other => ApiError::bad_request(format!("the body did not come in whole: {other}")),
         })?;
     let controller = admin.controller;
-    let status = blocking(move || controller.push(&name, &component)).await?;
+    let status = blocking(move || controller.push(&name, &component, until)).await?;
     let location = format!("/admin/v1/plugins/{}", status.name);
     Ok((
         StatusCode::CREATED,
@@ -95,24 +153,67 @@ async fn push_plugin(
         .into_response())
 }
 
+/// `verify`, `shadow`, `canary`, `activate`, `rollback`.
+async fn move_plugin(
+    State(admin): State<Admin>,
+    Path((name, action)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Json<PluginStatus>, ApiError> {
+    let Move { digest, percent } = if body.is_empty() {
+        Move::default()
+    } else {
+        serde_json::from_slice(&body)
+            .map_err(|error| ApiError::bad_request(format!("the body is not a move: {error}")))?
+    };
+    if percent.is_some() && action != "canary" {
+        let message = format!("`percent` means nothing to {action}; a canary has one");
+        return Err(ApiError::invalid("percent", message));
+    }
+    let controller = admin.controller;
+    let done: Box<dyn FnOnce() -> Result<PluginStatus, ControlError> + Send> = match action.as_str()
+    {
+        "verify" => Box::new(move || controller.verify(&name, digest.as_deref())),
+        "shadow" => {
+            Box::new(move || controller.try_out(&name, digest.as_deref(), TrialMode::Shadow))
+        }
+        "canary" => {
+            let Some(percent) = percent else {
+                let message = "`percent` is required: of a hundred requests, how many the \
+                                   canary answers";
+                return Err(ApiError::invalid("percent", message));
+            };
+            let percent = u8::try_from(percent)
+                .map_err(|_| ControlError::from(MoveError::Percent { percent }))?;
+            Box::new(move || {
+                controller.try_out(&name, digest.as_deref(), TrialMode::Canary(percent))
+            })
+        }
+        "activate" => Box::new(move || controller.activate(&name, digest.as_deref())),
+        "rollback" if digest.is_some() => {
+            let message = "a rollback ends the trial or goes back to the version before; to \
+                               let a certain one serve, activate it";
+            return Err(ApiError::invalid("digest", message));
+        }
+        "rollback" => Box::new(move || controller.roll_back(&name, Origin::Admin, None, None)),
+        _ => return Err(unknown_path().await),
+    };
+    Ok(Json(blocking(done).await?))
+}
+
 async fn list_plugins(State(admin): State<Admin>) -> Json<Value> {
-    let refused: Vec<Value> = admin
-        .controller
-        .refusals()
-        .into_iter()
-        .map(|(name, refusal)| json!({ "name": name, "refused": refusal }))
-        .collect();
-    Json(json!({ "plugins": admin.controller.plugins(), "refused": refused }))
+    let plugins = admin.controller.plugins().into_iter();
+    let plugins: Vec<_> = plugins.map(|status| admin.with_ledger(status)).collect();
+    Json(json!({ "plugins": plugins }))
 }
 
 async fn show_plugin(
     State(admin): State<Admin>,
     Path(name): Path<String>,
-) -> Result<Json<PluginStatus>, ApiError> {
+) -> Result<Json<WithLedger>, ApiError> {
     let status = admin.controller.plugin(&name).ok_or_else(|| {
         ApiError::not_found(format!("there is no plugin `{name}`")).with_code("plugin_not_found")
     })?;
-    Ok(Json(status))
+    Ok(Json(admin.with_ledger(status)))
 }
 
 async fn list_routes(State(admin): State<Admin>) -> Json<Value> {
@@ -131,10 +232,27 @@ async fn history(State(admin): State<Admin>) -> Json<Value> {
     Json(json!({ "history": admin.controller.history() }))
 }
 
+/// Changes as they are committed, one event each: the line of history as JSON. Who falls behind
+/// misses some, and hears how many.
+async fn events(State(admin): State<Admin>) -> impl IntoResponse {
+    let changes = stream::unfold(admin.controller.events(), |mut changes| async {
+        let event = match changes.recv().await {
+            Ok(change) => Event::default().event("change").json_data(change),
+            Err(RecvError::Lagged(missed)) => Event::default()
+                .event("missed")
+                .json_data(json!({ "missed": missed })),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((event, changes))
+    });
+    Sse::new(changes).keep_alive(KeepAlive::default())
+}
+
 async fn unknown_path() -> ApiError {
     ApiError::not_found(
-        "there is no such administration endpoint; there are plugins, plugins/{name}, routes, \
-         reload and history",
+        "there is no such administration endpoint; there are plugins, plugins/{name}, \
+         plugins/{name}/{verify, shadow, canary, activate or rollback}, routes, reload, history, \
+         events, records, records/{request-id} and artefacts/{digest}",
     )
     .with_code("unknown_endpoint")
 }

@@ -31,6 +31,9 @@ pub(crate) async fn chat(
     request: Request,
 ) -> Response {
     let mut record = state.record("chat", &target.request_id);
+    if target.is_timed {
+        record.time();
+    }
     match begin(&state, target, request, &mut record).await {
         Ok(begun) => begun.deliver(&state, record).await,
         Err(error) => failed(error, record),
@@ -56,7 +59,10 @@ async fn begin(
     let salt = request.options.cache_salt.as_deref();
     request.options.cache_salt = target.caller.cache_salt(salt);
     let model: Arc<LoadedModel> = state.ready_model()?;
+    let user = request.extra.get("user").and_then(Value::as_str);
+    let sticky_key = target.sticky_key(user);
     let route = target.route(&state.routes.load(), request.model.as_deref())?;
+    let route = Arc::clone(route.version_for(&sticky_key));
     record.asked_by(
         target.caller.tenant.as_deref(),
         request.delivery.is_stream(),
@@ -82,6 +88,7 @@ async fn begin(
             call_id: new_call_id(),
         },
         route,
+        sticky_key,
         prompt: PromptSource::Template,
         options: request.options,
         deadline,
@@ -97,7 +104,7 @@ async fn begin(
 }
 
 impl Writer for Shape {
-    async fn whole(self, mut pieces: Pieces) -> Result<Response, ApiError> {
+    async fn whole(self, pieces: &mut Pieces) -> Result<Response, ApiError> {
         let empty = (String::new(), Vec::new(), FinishReason::Stop);
         let mut choices: Vec<(String, Vec<TokenLogprobs>, FinishReason)> =
             vec![empty; pieces.num_choices()];

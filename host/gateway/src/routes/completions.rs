@@ -35,6 +35,9 @@ pub(crate) async fn completions(
     request: Request,
 ) -> Response {
     let mut record = state.record("text_completion", &target.request_id);
+    if target.is_timed {
+        record.time();
+    }
     match begin(&state, target, request, &mut record).await {
         Ok(begun) => begun.deliver(&state, record).await,
         Err(error) => failed(error, record),
@@ -53,7 +56,10 @@ async fn begin(
     let salt = request.options.cache_salt.as_deref();
     request.options.cache_salt = target.caller.cache_salt(salt);
     let model = state.ready_model()?;
+    let user = request.extra.get("user").and_then(Value::as_str);
+    let sticky_key = target.sticky_key(user);
     let route = target.route(&state.routes.load(), request.model.as_deref())?;
+    let route = Arc::clone(route.version_for(&sticky_key));
     let default = route.sampling.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let default = default.min(route.limits.max_tokens.unwrap_or(u32::MAX));
     request.sampling.max_tokens.get_or_insert(default);
@@ -79,6 +85,7 @@ async fn begin(
         let options = request.options.clone();
         let call = Call {
             route: Arc::clone(&route),
+            sticky_key: sticky_key.clone(),
             chat,
             prompt,
             options,
@@ -200,7 +207,7 @@ impl Choices {
 }
 
 impl Writer for Choices {
-    async fn whole(mut self, mut pieces: Pieces) -> Result<Response, ApiError> {
+    async fn whole(mut self, pieces: &mut Pieces) -> Result<Response, ApiError> {
         let has_logprobs = self.has_logprobs;
         let empty = |index| CompletionChoice {
             index,

@@ -1,5 +1,6 @@
 //! Answers as server-sent events. Frames are `data: <json>` and a blank line, nothing else but
-//! comments that keep the connection open; the last is `data: [DONE]`, after an error too.
+//! comments: those that keep the connection open, and for clients that ask, one before the end that
+//! says where the time went. The last frame is `data: [DONE]`, after an error too.
 
 use std::collections::VecDeque;
 use std::io;
@@ -42,7 +43,12 @@ impl Frames {
             .push_back(Event::default().data(json.expect("chunks have string keys alone")));
     }
 
-    fn done(&mut self) {
+    /// Where the time went, where that is wanted, and the end. Clients stop reading there.
+    fn done(&mut self, timing: Option<String>) {
+        if let Some(timing) = timing {
+            let comment = format!("server-timing: {timing}");
+            self.0.push_back(Event::default().comment(comment));
+        }
         self.0.push_back(Event::default().data("[DONE]"));
     }
 }
@@ -130,12 +136,12 @@ impl<C: Chunks> Stream<C> {
                 }
                 Some(Err(error)) => {
                     self.frames.push(&error.body());
-                    self.frames.done();
+                    self.frames.done(self.pieces.server_timing());
                     self.ended = true;
                 }
                 None => {
                     self.chunks.end(self.pieces.tokens(), &mut self.frames);
-                    self.frames.done();
+                    self.frames.done(self.pieces.server_timing());
                     self.ended = true;
                 }
             }

@@ -63,6 +63,7 @@ async fn tokens(
     let model_name: Option<String> = fields.take("model")?;
     let model = state.ready_model()?;
     let route = target.route(&state.routes.load(), model_name.as_deref())?;
+    let route = Arc::clone(route.version_for(&target.sticky_key(None)));
     record.routed(&route.name, route.chain.label());
     let prompt: Option<String> = fields.take("prompt")?;
     let messages = fields.take_value("messages");

@@ -1,12 +1,13 @@
 //! The registry and its series. One instance per process, shared by reference.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use prometheus::{
     Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
+use super::ledger::{Ledger, Series};
 use super::names::{self, Name};
 use super::plugin_values::Values;
 
@@ -37,16 +38,13 @@ pub struct Metrics {
     preemptions: IntCounter,
     restarts: IntCounter,
     model_loaded: IntGauge,
-    plugin_calls: IntCounterVec,
-    plugin_failures: IntCounterVec,
-    plugin_seconds: HistogramVec,
     plugin_info: IntGaugeVec,
-    plugin_questions: IntCounterVec,
-    plugin_question_tokens: IntCounterVec,
+    ledger: Arc<Ledger>,
     plugin_http: IntCounterVec,
     pub(super) values: Values,
     observations_dropped: IntCounter,
     swaps: IntCounterVec,
+    transitions: IntCounterVec,
     reloads: IntCounterVec,
     http_requests: IntCounterVec,
 }
@@ -93,6 +91,9 @@ impl Metrics {
     /// A registry with every series and those of the process.
     pub fn new() -> Self {
         let registry = Registry::new();
+        let ledger = Arc::<Ledger>::default();
+        let series = Series::new(Arc::clone(&ledger));
+        registry.register(Box::new(series)).expect(VALID);
         let seconds = names::SHORT_BUCKETS;
         let metrics = Self {
             inference_duration: histogram(
@@ -145,37 +146,12 @@ impl Metrics {
             preemptions: counter(&registry, names::PREEMPTIONS),
             restarts: counter(&registry, names::RESTARTS),
             model_loaded: registered(&registry, int_gauge(names::MODEL_LOADED)),
-            plugin_calls: counters(
-                &registry,
-                names::PLUGIN_CALLS,
-                &["plugin", "version", "stage"],
-            ),
-            plugin_failures: counters(
-                &registry,
-                names::PLUGIN_FAILURES,
-                &["plugin", "version", "stage", "kind"],
-            ),
-            plugin_seconds: histograms(
-                &registry,
-                names::PLUGIN_SECONDS,
-                seconds,
-                &["plugin", "version", "stage"],
-            ),
             plugin_info: int_gauges(
                 &registry,
                 names::PLUGIN_INFO,
                 &["route", "plugin", "version", "digest"],
             ),
-            plugin_questions: counters(
-                &registry,
-                names::PLUGIN_QUESTIONS,
-                &["plugin", "version", "outcome"],
-            ),
-            plugin_question_tokens: counters(
-                &registry,
-                names::PLUGIN_QUESTION_TOKENS,
-                &["plugin", "version", "type"],
-            ),
+            ledger: Arc::clone(&ledger),
             plugin_http: counters(
                 &registry,
                 names::PLUGIN_HTTP,
@@ -184,6 +160,11 @@ impl Metrics {
             values: Values::new(&registry),
             observations_dropped: counter(&registry, names::OBSERVATIONS_DROPPED),
             swaps: counters(&registry, names::SWAPS, &["plugin", "outcome"]),
+            transitions: counters(
+                &registry,
+                names::TRANSITIONS,
+                &["plugin", "state", "origin"],
+            ),
             reloads: counters(&registry, names::RELOADS, &["outcome"]),
             http_requests: counters(
                 &registry,
@@ -237,41 +218,9 @@ impl Metrics {
         String::from_utf8(text).expect("the encoder writes UTF-8")
     }
 
-    /// One guest call. `failure` is its kind where it failed.
-    pub fn plugin_call(
-        &self,
-        (plugin, version, stage): (&str, &str, &str),
-        took: Duration,
-        failure: Option<&str>,
-    ) {
-        self.plugin_calls
-            .with_label_values(&[plugin, version, stage])
-            .inc();
-        self.plugin_seconds
-            .with_label_values(&[plugin, version, stage])
-            .observe(took.as_secs_f64());
-        if let Some(kind) = failure {
-            self.plugin_failures
-                .with_label_values(&[plugin, version, stage, kind])
-                .inc();
-        }
-    }
-
-    /// One question of a plugin to the model, with the tokens of its prompt and of what came.
-    pub fn plugin_question(
-        &self,
-        (plugin, version): (&str, &str),
-        outcome: &str,
-        (input, output): (u32, u32),
-    ) {
-        self.plugin_questions
-            .with_label_values(&[plugin, version, outcome])
-            .inc();
-        for (kind, tokens) in [("input", input), ("output", output)] {
-            self.plugin_question_tokens
-                .with_label_values(&[plugin, version, kind])
-                .inc_by(tokens.into());
-        }
+    /// What plugins cost.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     /// One HTTP request of a plugin.
@@ -297,6 +246,13 @@ impl Metrics {
     /// A plugin changed, or was refused.
     pub fn swap(&self, plugin: &str, outcome: &str) {
         self.swaps.with_label_values(&[plugin, outcome]).inc();
+    }
+
+    /// A version of a plugin has come to `state`, by the doing of `origin`.
+    pub fn transition(&self, plugin: &str, state: &str, origin: &str) {
+        self.transitions
+            .with_label_values(&[plugin, state, origin])
+            .inc();
     }
 
     /// The configuration was read again.

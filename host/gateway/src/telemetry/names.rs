@@ -69,11 +69,21 @@ names! {
     MODEL_LOADED = "gapura_model_loaded",
         "1 once the model answers.";
     PLUGIN_CALLS = "gapura_plugin_calls_total",
-        "Guest calls, by plugin, version and stage.";
+        "Guest calls, by plugin, version, digest, route and stage.";
     PLUGIN_FAILURES = "gapura_plugin_failures_total",
-        "Guest calls that failed, by plugin, version, stage and kind.";
+        "Failures of guests, by plugin, version, digest, route, stage and kind.";
+    PLUGIN_REFUSALS = "gapura_plugin_refusals_total",
+        "Guest calls that refused a request or cut an answer, by plugin, version, digest, route and stage.";
     PLUGIN_SECONDS = "gapura_plugin_duration_seconds",
-        "Seconds of one guest call, by plugin, version and stage.";
+        "Seconds of one guest call, by plugin, version, digest, route and stage.";
+    PLUGIN_REQUESTS = "gapura_plugin_requests_total",
+        "Requests in which a plugin was called, by plugin, version, digest and route.";
+    PLUGIN_REQUEST_SECONDS = "gapura_plugin_request_duration_seconds",
+        "Seconds of all calls of a plugin for one request, by plugin, version, digest and route.";
+    PLUGIN_MEMORY = "gapura_plugin_memory_bytes",
+        "The most linear memory of an instance so far, by plugin, version, digest and route.";
+    PLUGIN_HELD = "gapura_plugin_held_bytes",
+        "The most text of an answer that a processor held back so far, by plugin, version, digest and route.";
     PLUGIN_INFO = "gapura_plugin_info",
         "1 for each plugin version that a route serves with, by route, plugin, version and digest.";
     PLUGIN_VALUES = "gapura_plugin_values_total",
@@ -83,15 +93,17 @@ names! {
     PLUGIN_VALUES_DROPPED = "gapura_plugin_values_dropped_total",
         "Numbers of plugins that were dropped: no number, a wrong name, or a name too many.";
     PLUGIN_QUESTIONS = "gapura_plugin_model_questions_total",
-        "Questions of plugins to the model, by plugin, version and outcome.";
+        "Questions of plugins to the model, by plugin, version, digest, route and outcome.";
     PLUGIN_QUESTION_TOKENS = "gapura_plugin_model_tokens_total",
-        "Tokens of plugins' questions to the model, by plugin, version and type input or output.";
+        "Tokens of plugins' questions to the model, by plugin, version, digest, route and type input or output.";
     PLUGIN_HTTP = "gapura_plugin_http_requests_total",
         "HTTP requests of plugins, by plugin, version and outcome.";
     OBSERVATIONS_DROPPED = "gapura_plugin_observations_dropped_total",
         "Ends of answers that observers did not hear of: too many were waiting.";
     SWAPS = "gapura_plugin_swaps_total",
         "Changes of plugins, by plugin and outcome.";
+    TRANSITIONS = "gapura_plugin_transitions_total",
+        "Versions of plugins that came to a state, by plugin, state and origin; origin `guard` is a rollback by itself.";
     RELOADS = "gapura_config_reloads_total",
         "Configuration reloads, by outcome.";
     HTTP_REQUESTS = "http_requests_total",

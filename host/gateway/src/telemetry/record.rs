@@ -9,7 +9,9 @@ use std::{
 use gapura_engine::Usage;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::ledger::Tally;
 use super::metrics::{Metrics, PROVIDER};
+use super::server_timing::ServerTiming;
 
 /// What is known of a request. Dropping it writes its metrics and its log line.
 #[derive(Debug)]
@@ -34,6 +36,9 @@ pub struct RequestRecord {
     completion_tokens: u32,
     /// Of the answers that are complete.
     usages: Vec<Usage>,
+    is_timed: bool,
+    /// What the plugins of each chain cost that the request came to.
+    tallies: Vec<Arc<Tally>>,
 }
 
 impl RequestRecord {
@@ -65,6 +70,8 @@ impl RequestRecord {
             prompt_tokens: 0,
             completion_tokens: 0,
             usages: Vec::new(),
+            is_timed: false,
+            tallies: Vec::new(),
         }
     }
 
@@ -78,6 +85,52 @@ impl RequestRecord {
     pub fn asked_by(&mut self, tenant: Option<&str>, stream: bool) {
         self.tenant = tenant.map(str::to_owned);
         self.stream = stream;
+    }
+
+    /// What plugins cost is wanted for this request, whether or not the ledger is kept.
+    pub fn time(&mut self) {
+        self.is_timed = true;
+    }
+
+    /// Whether [`time`](Self::time) was called.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.is_timed
+    }
+
+    /// The plugins of a chain that the request has come to.
+    pub(crate) fn spends(&mut self, tally: Arc<Tally>) {
+        self.tallies.push(tally);
+    }
+
+    /// What is known so far of where the time went, as `Server-Timing` says it; `None` where it is
+    /// not wanted. Of several answers the slowest counts.
+    pub(crate) fn server_timing(&self) -> Option<String> {
+        if !self.is_timed {
+            return None;
+        }
+        let mut timing = ServerTiming::default();
+        let most = |of: fn(&Usage) -> Duration| self.usages.iter().map(of).max();
+        if let Some(queue) = most(|usage| usage.queue_time) {
+            timing.add("queue", "", queue);
+        }
+        if !self.tokenization.is_zero() {
+            timing.add("tokenize", "", self.tokenization);
+        }
+        for cost in self.tallies.iter().flat_map(|tally| tally.costs()) {
+            let desc = format!("{} {}", cost.plugin.label(), cost.stage);
+            timing.add("plugin", &desc, cost.took);
+        }
+        if let Some(prefill) = most(|usage| usage.prefill_time) {
+            timing.add("prefill", "", prefill);
+        }
+        if let Some(decode) = most(|usage| usage.decode_time) {
+            timing.add("decode", "", decode);
+        }
+        if !self.detokenization.is_zero() {
+            timing.add("detokenize", "", self.detokenization);
+        }
+        timing.add("total", "", self.elapsed());
+        Some(timing.finish())
     }
 
     /// Adds to the time that tokenizing the prompt took.

@@ -14,6 +14,7 @@ use crate::http::{HTTP_REQUEST_BYTES, HttpCaller, HttpError, HttpRequest, HttpRe
 use crate::kv::Store;
 use crate::model::{Asker, ModelError};
 use crate::plugin::PluginId;
+use crate::services::Told;
 
 /// Longest log line in bytes, as the contract says.
 const LOG_LINE_BYTES: usize = 4 << 10;
@@ -61,7 +62,9 @@ impl config::Host for GuestState {
 impl tokenizer::Host for GuestState {
     fn count(&mut self, text: String) -> wasmtime::Result<u32> {
         self.count_host_call()?;
-        Ok(self.request.services.tokens.count(&text))
+        let count = self.request().services.tokens.count(&text);
+        self.told(Told::Tokens(count));
+        Ok(count)
     }
 }
 
@@ -69,14 +72,14 @@ impl metrics::Host for GuestState {
     fn add(&mut self, name: String, by: u64) -> wasmtime::Result<()> {
         self.count_host_call()?;
         let (plugin, route) = (&self.profile.id, &self.profile.route);
-        self.request.services.values.add(plugin, route, &name, by);
+        self.request().services.values.add(plugin, route, &name, by);
         Ok(())
     }
 
     fn observe(&mut self, name: String, value: f64) -> wasmtime::Result<()> {
         self.count_host_call()?;
         let (plugin, route) = (&self.profile.id, &self.profile.route);
-        let values = &self.request.services.values;
+        let values = &self.request().services.values;
         values.observe(plugin, route, &name, value);
         Ok(())
     }
@@ -85,8 +88,13 @@ impl metrics::Host for GuestState {
 impl kv::Host for GuestState {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
         self.count_host_call()?;
-        let now_ns = self.request.services.clock.monotonic_ns();
-        Ok(self.kv().get(&key, now_ns))
+        let now_ns = self.monotonic_ns();
+        let value = self.kv().get(&key, now_ns);
+        self.told(Told::Value {
+            key: &key,
+            value: value.as_deref(),
+        });
+        Ok(value)
     }
 
     fn set(
@@ -97,7 +105,7 @@ impl kv::Host for GuestState {
     ) -> wasmtime::Result<Result<(), kv::KvError>> {
         self.count_host_call()?;
         let until_ns = ttl_ms.map(|ttl_ms| {
-            let now_ns = self.request.services.clock.monotonic_ns();
+            let now_ns = self.monotonic_ns();
             now_ns.saturating_add(ttl_ms.saturating_mul(1_000_000))
         });
         let limit_bytes = self.profile.limits.kv_bytes;
@@ -107,7 +115,7 @@ impl kv::Host for GuestState {
 
     fn delete(&mut self, key: String) -> wasmtime::Result<bool> {
         self.count_host_call()?;
-        let now_ns = self.request.services.clock.monotonic_ns();
+        let now_ns = self.monotonic_ns();
         Ok(self.kv().delete(&key, now_ns))
     }
 }
@@ -115,12 +123,14 @@ impl kv::Host for GuestState {
 impl clock::Host for GuestState {
     fn now(&mut self) -> wasmtime::Result<u64> {
         self.count_host_call()?;
-        Ok(self.request.services.clock.now_ms())
+        let now_ms = self.request().services.clock.now_ms();
+        self.told(Told::NowMs(now_ms));
+        Ok(now_ms)
     }
 
     fn monotonic(&mut self) -> wasmtime::Result<u64> {
         self.count_host_call()?;
-        Ok(self.request.services.clock.monotonic_ns())
+        Ok(self.monotonic_ns())
     }
 }
 
@@ -132,14 +142,16 @@ impl random::Host for GuestState {
             return Err(Abort::RandomBytes { wanted, limit }.into());
         }
         let mut bytes = vec![0; count as usize];
-        self.request.services.random.fill(&mut bytes)?;
+        self.request().services.random.fill(&mut bytes)?;
+        self.told(Told::Random(&bytes));
         Ok(bytes)
     }
 
     fn bits(&mut self) -> wasmtime::Result<u64> {
         self.count_host_call()?;
         let mut bytes = [0; 8];
-        self.request.services.random.fill(&mut bytes)?;
+        self.request().services.random.fill(&mut bytes)?;
+        self.told(Told::Random(&bytes));
         Ok(u64::from_le_bytes(bytes))
     }
 }
@@ -151,6 +163,7 @@ impl model::Host for GuestState {
     ) -> wasmtime::Result<Result<model::ModelAnswer, model::ModelError>> {
         self.count_host_call()?;
         let answer = self.answer(question).await;
+        self.told(Told::Answer(&answer));
         Ok(answer
             .map(bindings::model_answer)
             .map_err(bindings::model_error))
@@ -165,6 +178,7 @@ impl http::Host for GuestState {
         self.count_host_call()?;
         let (request, timeout_ms) = bindings::http_request(request);
         let response = self.respond(request, timeout_ms).await;
+        self.told(Told::Response(&response));
         Ok(response
             .map(bindings::http_response)
             .map_err(bindings::http_error))
@@ -172,10 +186,23 @@ impl http::Host for GuestState {
 }
 
 impl GuestState {
+    fn told(&self, told: Told<'_>) {
+        self.request()
+            .services
+            .observer
+            .told(&self.profile.id, told);
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        let now_ns = self.request().services.clock.monotonic_ns();
+        self.told(Told::MonotonicNs(now_ns));
+        now_ns
+    }
+
     fn kv(&mut self) -> &Store {
-        let (profile, services) = (&self.profile, &self.request.services);
+        let (profile, request) = (&self.profile, Arc::clone(self.request()));
         self.kv
-            .get_or_insert_with(|| services.kv.store(&profile.route, &profile.id.name))
+            .get_or_insert_with(|| request.services.kv.store(&profile.route, &profile.id.name))
     }
 
     /// Asks within the binding's limits. The guest's time stands still meanwhile.
@@ -184,7 +211,7 @@ impl GuestState {
         question: model::Question,
     ) -> Result<crate::model::ModelAnswer, ModelError> {
         let mut question = bindings::question(question).map_err(ModelError::Invalid)?;
-        let request = Arc::clone(&self.request);
+        let request = Arc::clone(self.request());
         let (index, limits) = (self.profile.index, &self.profile.limits);
         let tokens = request.spent.take(index, limits, question.max_tokens)?;
         question.max_tokens = tokens;
@@ -211,7 +238,7 @@ impl GuestState {
         if sent.body.len() > HTTP_REQUEST_BYTES {
             return Err(HttpError::TooLarge(HTTP_REQUEST_BYTES as u64));
         }
-        let request = Arc::clone(&self.request);
+        let request = Arc::clone(self.request());
         let (index, limits) = (self.profile.index, &self.profile.limits);
         request.sent.take(index, limits)?;
         let most_ms = timeout_ms.map_or(limits.http_ms, |ms| limits.http_ms.min(ms.into()));

@@ -1,7 +1,7 @@
 //! An empty WASI: no files, no environment, no arguments, no sockets, no stdio.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use chacha20::ChaCha12Rng;
@@ -11,9 +11,10 @@ use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
 };
 
-use super::GuestState;
+use super::{GuestState, Profile, RequestScope};
 use crate::clock::Clock;
 use crate::random::Random;
+use crate::services::Told;
 
 /// Most bytes of one random read.
 const RANDOM_BYTES: u64 = 64 << 10;
@@ -28,7 +29,7 @@ pub(super) struct Wasi {
 
 impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let (profile, request) = (&self.profile, &self.request);
+        let (profile, request) = (&self.profile, Arc::clone(self.request()));
         let wasi = self.wasi.get_or_insert_with(|| {
             let mut table = ResourceTable::new();
             table.set_max_capacity(RESOURCES);
@@ -40,7 +41,11 @@ impl WasiView for GuestState {
                 .max_random_size(RANDOM_BYTES);
             seed(&mut context, &*request.services.random);
             if profile.grants.clock {
-                let clock = || Granted(Arc::clone(&request.services.clock));
+                let clock = || Granted {
+                    profile: Arc::clone(profile),
+                    clock: Arc::clone(&request.services.clock),
+                    request: Arc::downgrade(&request),
+                };
                 context.wall_clock(clock()).monotonic_clock(clock());
             } else {
                 context
@@ -61,7 +66,7 @@ impl WasiView for GuestState {
 /// whoever scripts `random` has scripted these. Where there is no seed the context keeps its own.
 fn seed(context: &mut WasiCtxBuilder, random: &dyn Random) {
     let mut seeds = [[0; 32]; 3];
-    if random.fill(seeds.as_flattened_mut()).is_err() {
+    if random.seed(seeds.as_flattened_mut()).is_err() {
         return;
     }
     let [secure, insecure, number] = seeds;
@@ -73,7 +78,22 @@ fn seed(context: &mut WasiCtxBuilder, random: &dyn Random) {
 }
 
 /// The clock of a guest that is granted one.
-struct Granted(Arc<dyn Clock>);
+struct Granted {
+    profile: Arc<Profile>,
+    clock: Arc<dyn Clock>,
+    /// The request in which it was made: an instance that serves others keeps it, for it may hold
+    /// handles of it.
+    request: Weak<RequestScope>,
+}
+
+impl Granted {
+    fn told(&self, told: Told<'_>) {
+        if let Some(request) = self.request.upgrade() {
+            let observer = &request.services.observer;
+            observer.told(&self.profile.id, told);
+        }
+    }
+}
 
 impl HostWallClock for Granted {
     fn resolution(&self) -> Duration {
@@ -81,7 +101,9 @@ impl HostWallClock for Granted {
     }
 
     fn now(&self) -> Duration {
-        Duration::from_millis(self.0.now_ms())
+        let now_ms = self.clock.now_ms();
+        self.told(Told::NowMs(now_ms));
+        Duration::from_millis(now_ms)
     }
 }
 
@@ -91,7 +113,9 @@ impl HostMonotonicClock for Granted {
     }
 
     fn now(&self) -> u64 {
-        self.0.monotonic_ns()
+        let now_ns = self.clock.monotonic_ns();
+        self.told(Told::MonotonicNs(now_ns));
+        now_ns
     }
 }
 

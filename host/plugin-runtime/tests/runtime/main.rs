@@ -11,6 +11,7 @@ mod loading;
 mod model;
 mod observe;
 mod respond;
+mod reuse;
 mod support;
 mod swapping;
 mod validate;

@@ -191,6 +191,12 @@ impl Calls {
     pub(crate) fn take(&self) -> Vec<(String, &'static str, Outcome)> {
         std::mem::take(&mut self.0.lock().expect("no panic"))
     }
+
+    /// How often `function` was called.
+    pub(crate) fn of(&self, function: &str) -> usize {
+        let calls = self.0.lock().expect("no panic");
+        calls.iter().filter(|call| call.1 == function).count()
+    }
 }
 
 impl CallObserver for Calls {

@@ -67,6 +67,7 @@ async fn what_breaks_the_contract_is_a_failure() {
         ),
         ("u", FailureKind::InvalidOutput, "invalid utf-8"),
         ("f", FailureKind::Declined, "other"),
+        ("q", FailureKind::Declined, "gave no reason"),
     ];
     let chain = chain(vec![bind(load("verdicts", guests::VERDICTS))]);
     for (model, kind, message) in cases {

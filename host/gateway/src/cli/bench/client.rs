@@ -99,6 +99,8 @@ impl Client {
             last: None,
             answer: Answer::default(),
         };
+        let mut is_done = false;
+        // To the very end, so that the connection serves the next request.
         for line in BufReader::new(response.into_body().into_reader()).lines() {
             let line = line.context("the stream broke off")?;
             let Some(data) = line.strip_prefix("data: ") else {
@@ -106,11 +108,15 @@ impl Client {
             };
             if data == "[DONE]" {
                 stream.answer.whole = started.elapsed();
-                return Ok(stream.answer);
+                is_done = true;
+                continue;
             }
             stream.take(&serde_json::from_str(data).context("an event is not JSON")?)?;
         }
-        bail!("the stream ended without [DONE]")
+        if !is_done {
+            bail!("the stream ended without [DONE]");
+        }
+        Ok(stream.answer)
     }
 }
 

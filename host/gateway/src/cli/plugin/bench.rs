@@ -33,6 +33,10 @@ pub(crate) struct BenchArgs {
     /// Microseconds that one delta may take.
     #[arg(long, value_name = "US", default_value_t = 3.0)]
     delta_budget: f64,
+    /// Later requests that an instance may serve, as a route's `reuse` allows: then most calls find
+    /// their instance warm.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    reuse: u32,
     /// One JSON object for each case.
     #[arg(long)]
     json: bool,
@@ -60,8 +64,9 @@ impl BenchArgs {
         for case in &found {
             let (outcome, times) = runtime.block_on(async {
                 let outcome = counting.run(&counted, case).await?;
-                timing.time(&timed, case, WARM_UP).await?;
-                let times = timing.time(&timed, case, self.requests as usize).await?;
+                timing.time(&timed, case, self.reuse, WARM_UP).await?;
+                let requests = self.requests as usize;
+                let times = timing.time(&timed, case, self.reuse, requests).await?;
                 anyhow::Ok((outcome, times))
             })?;
             num_over += usize::from(!self.report(case, &outcome, &times)?);

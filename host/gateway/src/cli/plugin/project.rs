@@ -94,7 +94,7 @@ pub(super) fn cases(project: &Path) -> PathBuf {
 }
 
 /// The component that `path` is, or that the plugin in the folder `path` is built to.
-fn component(path: &Path) -> anyhow::Result<Component> {
+pub(super) fn component(path: &Path) -> anyhow::Result<Component> {
     if !path.is_dir() {
         return Ok(named(path.to_owned(), None));
     }

@@ -187,7 +187,7 @@ impl Verdict {
 }
 
 /// Line by line, the expected ones first.
-fn print_difference(out: &mut impl Write, difference: &Difference) -> io::Result<()> {
+pub(super) fn print_difference(out: &mut impl Write, difference: &Difference) -> io::Result<()> {
     writeln!(out, "    {}", difference.key)?;
     for (sign, text) in [('-', &difference.wanted), ('+', &difference.found)] {
         match text {

@@ -25,7 +25,7 @@ fn api(toml: &str) -> Router {
     let runtime = PluginRuntime::new(runtime).unwrap();
     let controller =
         Controller::start(config, environment, flags, runtime, Arc::default()).unwrap();
-    router(Arc::new(controller))
+    router(Arc::new(controller), Arc::default())
 }
 
 fn with_token() -> Router {
@@ -191,6 +191,7 @@ async fn plugins_are_listed_with_what_they_are() {
         .collect();
     assert_eq!(names, ["chatml", "gemma-chat"]);
     assert_eq!(body["plugins"][0]["source"], "builtin");
-    assert_eq!(body["plugins"][1]["state"], "verified");
+    assert_eq!(body["plugins"][1]["state"], "live");
+    assert_eq!(body["plugins"][1]["routes"], json!([]));
     assert_eq!(body["plugins"][0]["stages"], json!(["render"]));
 }

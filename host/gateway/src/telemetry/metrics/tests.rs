@@ -1,15 +1,18 @@
 //! Scrapes a registry in which everything has happened once, and reads it back.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use gapura_engine::Usage;
 
 use tokio_util::task::TaskTracker;
 
-use gapura_plugin_runtime::PluginValues as _;
+use gapura_plugin_runtime::{
+    CallObserver as _, FailureKind, GuestCall, Outcome, PluginId, PluginValues as _, Stage,
+};
 
 use super::*;
 use crate::telemetry::RequestRecord;
+use crate::telemetry::ledger::Asked;
 
 /// The samples of an exposition by name and labels.
 fn parse(text: &str) -> HashMap<&str, f64> {
@@ -46,13 +49,8 @@ fn busy() -> Arc<Metrics> {
     );
     record.ended(200, None);
     drop(record);
-    metrics.plugin_call(
-        ("guard", "1.0.0", "validate"),
-        Duration::from_micros(9),
-        Some("trap"),
-    );
     metrics.plugins_serving([["support", "guard", "1.0.0", "sha256:ab"]].into_iter());
-    let guard = gapura_plugin_runtime::PluginId {
+    let guard = PluginId {
         name: "guard".to_owned(),
         version: "1.0.0".to_owned(),
         digest: "ab".repeat(32),
@@ -60,7 +58,25 @@ fn busy() -> Arc<Metrics> {
     metrics.add(&guard, "support", "seen", 1);
     metrics.observe(&guard, "support", "share", 0.5);
     metrics.add(&guard, "support", "No Name", 1);
-    metrics.plugin_question(("guard", "1.0.0"), "answered", (12, 3));
+    let ledger = metrics.ledger();
+    let tally = ledger.tally(&[ledger.account("support", &guard)].into());
+    for (outcome, micros) in [
+        (Outcome::Refused, 1),
+        (Outcome::Failed(FailureKind::Trap), 9),
+    ] {
+        tally.observe(&GuestCall {
+            plugin: &guard,
+            route: "support",
+            stage: Stage::Validate,
+            function: "validate",
+            outcome,
+            duration: Duration::from_micros(micros),
+            memory_bytes: 65_536,
+            fuel: None,
+        });
+    }
+    tally.question(&guard, Asked::Answered, [12, 3]);
+    drop(tally);
     metrics.swap("guard", "live");
     metrics.reload("refused");
     metrics
@@ -94,9 +110,52 @@ fn a_request_is_counted_once_with_its_tokens_and_times() {
     assert_eq!(samples[usage.as_str()], 12.0);
     let first = format!("gen_ai_server_time_to_first_token_seconds_count{{{labels}}}");
     assert_eq!(samples[first.as_str()], 1.0);
+}
+
+#[test]
+fn the_ledger_is_scraped_by_version_route_and_stage() {
+    let text = busy().scrape(&EngineGauges::default());
+    let samples = parse(&text);
+    let sample = |name: &str, before: &str, after: &str| {
+        let plugin = "plugin=\"guard\",route=\"support\"";
+        samples[&*format!("{name}{{digest=\"ababab\",{before}{plugin}{after}}}")]
+    };
+    let staged = ",stage=\"validate\",version=\"1.0.0\"";
+    let version = ",version=\"1.0.0\"";
+    for (name, before, after, value) in [
+        ("gapura_plugin_calls_total", "", staged, 2.0),
+        ("gapura_plugin_refusals_total", "", staged, 1.0),
+        (
+            "gapura_plugin_failures_total",
+            "kind=\"trap\",",
+            staged,
+            1.0,
+        ),
+        ("gapura_plugin_duration_seconds_count", "", staged, 2.0),
+        ("gapura_plugin_requests_total", "", version, 1.0),
+        (
+            "gapura_plugin_request_duration_seconds_sum",
+            "",
+            version,
+            1e-5,
+        ),
+        ("gapura_plugin_memory_bytes", "", version, 65_536.0),
+        ("gapura_plugin_held_bytes", "", version, 0.0),
+    ] {
+        assert_eq!(sample(name, before, after), value, "{name}");
+    }
+    let bucket = |le: &str| {
+        let after = format!("{staged},le=\"{le}\"");
+        sample("gapura_plugin_duration_seconds_bucket", "", &after)
+    };
+    // One call took 1 µs, the other 9.
+    let counts = ["0.000001024", "0.000004096", "0.000016384", "+Inf"].map(bucket);
+    assert_eq!(counts, [1.0, 1.0, 2.0, 2.0]);
+    let tokens = "type=\"input\",version=\"1.0.0\"";
+    let tokens = format!(",{tokens}");
     assert_eq!(
-        samples["gapura_plugin_failures_total{kind=\"trap\",plugin=\"guard\",stage=\"validate\",version=\"1.0.0\"}"],
-        1.0
+        sample("gapura_plugin_model_tokens_total", "", &tokens),
+        12.0
     );
 }
 

@@ -1,0 +1,81 @@
+//! The plugin folder: `NAME.wasm` files that somebody puts there. It is read, never written.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::ControlError;
+
+/// The plugins of `dir`, in alphabetical order. A folder that is missing has none.
+pub(super) fn names(dir: &Path) -> Result<Vec<String>, ControlError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(failed("read", dir)(source)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed("read", dir))?.path();
+        names.extend(plugin_name(&path).map(str::to_owned));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The plugin that a file of the folder holds; hidden files (also those half written) are none.
+pub(super) fn plugin_name(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".wasm")?;
+    (!name.is_empty() && !name.starts_with('.')).then_some(name)
+}
+
+/// The component `name`.
+pub(super) fn read(dir: &Path, name: &str) -> Result<Vec<u8>, ControlError> {
+    let path = path_of(dir, name);
+    fs::read(&path).map_err(failed("read", &path))
+}
+
+fn path_of(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.wasm"))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ControlError {
+    let path = path.to_owned();
+    move |source| ControlError::Store {
+        action,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_visible_wasm_files_are_plugins() {
+        assert_eq!(plugin_name(Path::new("/p/persona.wasm")), Some("persona"));
+        for other in [
+            "/p/.persona.wasm.new",
+            "/p/.wasm",
+            "/p/README.md",
+            "/p/.x.wasm",
+        ] {
+            assert_eq!(plugin_name(Path::new(other)), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_in_order_and_may_be_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(names(&dir.path().join("none")).unwrap().is_empty());
+        for name in ["persona.wasm", "guard.wasm", ".half.wasm"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        assert_eq!(names(dir.path()).unwrap(), ["guard", "persona"]);
+        assert_eq!(read(dir.path(), "guard").unwrap(), b"guard.wasm");
+        let error = read(dir.path(), "gone").unwrap_err();
+        assert_eq!(error.code(), "plugin_store");
+        assert!(error.to_string().contains("gone.wasm"), "{error}");
+    }
+}

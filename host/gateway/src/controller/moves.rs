@@ -1,0 +1,402 @@
+//! The changes of one plugin's versions: push, verify, try out, activate, roll back.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Deserialize;
+
+use super::{
+    Change, ControlError, Controller, Origin, PluginStatus, chains,
+    draft::Draft,
+    history, inbox,
+    release::{Check, Facts, Source, TrialMode, Version},
+    serving::{Serving, Shelf},
+    verify,
+};
+use crate::{config::Digest, trial::Watched};
+
+/// How far a pushed artefact is to come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Until {
+    /// It is kept, and nothing more is done.
+    Staged,
+    /// It may serve.
+    Verified,
+    /// It serves.
+    #[default]
+    Live,
+}
+
+impl Controller {
+    /// Keeps `component` as the newest version of `name` and carries it as far as `until` says.
+    ///
+    /// # Errors
+    /// [`ControlError`]; what serves is as before then. An artefact that was refused stays staged,
+    /// with the reason.
+    pub fn push(
+        &self,
+        name: &str,
+        component: &[u8],
+        until: Until,
+    ) -> Result<PluginStatus, ControlError> {
+        self.take(name, component, Origin::Admin, until)?;
+        self.status(name)
+    }
+
+    /// A file of the plugin folder that has appeared or changed goes live. One that was taken up
+    /// before changes nothing.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn file_changed(&self, name: &str) -> Result<(), ControlError> {
+        let config = self.config();
+        let Some(dir) = &config.plugins.dir else {
+            return Ok(());
+        };
+        let component = inbox::read(dir, name)?;
+        let digest = Digest::of(&component).to_hex();
+        let state = self.state();
+        let release = state.releases.plugins.get(name);
+        if release.is_some_and(|release| release.has_taken(&digest)) {
+            return Ok(());
+        }
+        drop(state);
+        self.take(name, &component, Origin::File, Until::Live)
+    }
+
+    /// Verifies the version whose digest begins with `digits`, or the newest that waits.
+    ///
+    /// # Errors
+    /// [`ControlError`]: there is none, or why it may not serve.
+    pub fn verify(&self, name: &str, digits: Option<&str>) -> Result<PluginStatus, ControlError> {
+        let digest = self.find(name, digits, "verify")?;
+        self.verify_version(name, &digest, Origin::Admin)?;
+        self.status(name)
+    }
+
+    /// Lets a verified version serve beside the live one.
+    ///
+    /// # Errors
+    /// [`ControlError`]; nothing has changed then.
+    pub fn try_out(
+        &self,
+        name: &str,
+        digits: Option<&str>,
+        mode: TrialMode,
+    ) -> Result<PluginStatus, ControlError> {
+        let _changing = self.begin();
+        let digest = self.find(name, digits, "try out")?;
+        let mut draft = self.draft();
+        let release = draft.release(name);
+        if release
+            .trial()
+            .is_some_and(|trial| trial.digest == digest && trial.mode == mode)
+        {
+            return self.status(name);
+        }
+        release.try_out(name, &digest, mode)?;
+        let outcome = super::VersionState::Trial(mode);
+        draft.note_version(Change::plugin(Origin::Admin, name, outcome), &digest);
+        self.finish(name, draft, false)?;
+        self.status(name)
+    }
+
+    /// Lets a verified version serve in place of the live one. What is live already stays.
+    ///
+    /// # Errors
+    /// [`ControlError`]; nothing has changed then.
+    pub fn activate(&self, name: &str, digits: Option<&str>) -> Result<PluginStatus, ControlError> {
+        let _changing = self.begin();
+        let digest = self.find(name, digits, "activate")?;
+        self.make_live(name, &digest, Origin::Admin)?;
+        self.status(name)
+    }
+
+    /// Ends a trial, or else goes back to the version that served before. With `which`, only what
+    /// takes that version out of service is done. `reason` is why, where nobody asked for it.
+    ///
+    /// # Errors
+    /// [`ControlError`]; nothing has changed then.
+    pub fn roll_back(
+        &self,
+        name: &str,
+        origin: Origin,
+        which: Option<&str>,
+        reason: Option<String>,
+    ) -> Result<PluginStatus, ControlError> {
+        let _changing = self.begin();
+        self.known(name)?;
+        let mut draft = self.draft();
+        let back = draft.release(name).roll_back(name, which, reason.clone())?;
+        let retired = Change::plugin(origin, name, "retired").because(reason);
+        draft.note_version(retired, &back.withdrawn);
+        if let Some(live) = &back.live {
+            draft.note_version(Change::plugin(origin, name, "live"), live);
+        }
+        self.finish(name, draft, false)?;
+        self.status(name)
+    }
+
+    /// The component whose SHA-256 is `digest`, if a version of a plugin is it.
+    pub fn component(&self, digest: &str) -> Option<Arc<[u8]>> {
+        let is_named = self
+            .state()
+            .releases
+            .plugins
+            .values()
+            .any(|release| release.version(digest).is_some());
+        // A digest that nobody named is a path that nobody should choose.
+        is_named.then(|| self.store.get(digest).ok()).flatten()
+    }
+
+    fn take(
+        &self,
+        name: &str,
+        component: &[u8],
+        origin: Origin,
+        until: Until,
+    ) -> Result<(), ControlError> {
+        let digest = Digest::of(component).to_hex();
+        let taken = self.take_version(name, component, &digest, origin, until);
+        let outcome = match (&taken, until) {
+            (Err(_), _) => "refused",
+            (Ok(()), Until::Live) => "live",
+            (Ok(()), Until::Verified) => "verified",
+            (Ok(()), Until::Staged) => "staged",
+        };
+        self.metrics.swap(name, outcome);
+        match &taken {
+            Ok(()) => tracing::info!(plugin = name, digest, %origin, outcome, "took a plugin"),
+            Err(error) => {
+                tracing::warn!(plugin = name, digest, %origin, reason = %error, "refused a plugin");
+            }
+        }
+        taken
+    }
+
+    fn take_version(
+        &self,
+        name: &str,
+        component: &[u8],
+        digest: &str,
+        origin: Origin,
+        until: Until,
+    ) -> Result<(), ControlError> {
+        verify::check_name(name)?;
+        self.stage(name, component, digest, origin)?;
+        if until == Until::Staged {
+            return Ok(());
+        }
+        self.verify_version(name, digest, origin)?;
+        if until == Until::Verified {
+            return Ok(());
+        }
+        let _changing = self.begin();
+        self.make_live(name, digest, origin)
+    }
+
+    fn stage(
+        &self,
+        name: &str,
+        component: &[u8],
+        digest: &str,
+        origin: Origin,
+    ) -> Result<(), ControlError> {
+        let _changing = self.begin();
+        let mut draft = self.draft();
+        let release = draft.release(name);
+        let is_new = release.version(digest).is_none();
+        release.stage(Version {
+            digest: digest.to_owned(),
+            source: match origin {
+                Origin::File => Source::File,
+                _ => Source::Pushed,
+            },
+            since: history::now(),
+            check: Check::Pending,
+            withdrawn: None,
+            size_bytes: component.len() as u64,
+        });
+        if origin == Origin::File {
+            release.file = Some(digest.to_owned());
+        }
+        self.store.put(digest, component)?;
+        if is_new {
+            draft.note_version(Change::plugin(origin, name, "staged"), digest);
+        }
+        self.commit(draft)
+    }
+
+    /// Verifies a staged version; the work is done while other changes go on.
+    fn verify_version(&self, name: &str, digest: &str, origin: Origin) -> Result<(), ControlError> {
+        let examined = self
+            .store
+            .get(digest)
+            .and_then(|component| verify::examine(&self.runtime, name, &component));
+        let _changing = self.begin();
+        let examined = examined.and_then(|(plugin, facts)| {
+            let serving = Serving {
+                live: plugin,
+                previous: None,
+                trial: None,
+                probation: None,
+            };
+            self.build_with(name, Some(serving)).map(|_| facts)
+        });
+        self.note_check(name, digest, origin, &examined)?;
+        examined.map(drop)
+    }
+
+    fn note_check(
+        &self,
+        name: &str,
+        digest: &str,
+        origin: Origin,
+        examined: &Result<Facts, ControlError>,
+    ) -> Result<(), ControlError> {
+        let mut draft = self.draft();
+        let release = draft.release(name);
+        let Some(version) = release.version(digest) else {
+            // Pushed versions have come meanwhile, and it was forgotten.
+            return Ok(());
+        };
+        let was = version.check.clone();
+        let (check, change) = match examined {
+            Ok(facts) => {
+                let change = Change::plugin(origin, name, "verified");
+                (Check::Passed(facts.clone()), change)
+            }
+            // A version that serves has shown that it can; a route may have changed since.
+            Err(_) if matches!(was, Check::Passed(_)) => return Ok(()),
+            Err(error) => {
+                let change = Change::plugin(origin, name, "refused");
+                (
+                    verify::failed(error),
+                    change.because(Some(error.to_string())),
+                )
+            }
+        };
+        if check == was {
+            return Ok(());
+        }
+        release.checked(digest, check);
+        draft.note_version(change, digest);
+        self.commit(draft)
+    }
+
+    /// With `changing` held.
+    fn make_live(&self, name: &str, digest: &str, origin: Origin) -> Result<(), ControlError> {
+        let mut draft = self.draft();
+        let release = draft.release(name);
+        let before = release.live().map(str::to_owned);
+        if before.as_deref() == Some(digest) {
+            return Ok(());
+        }
+        release.activate(name, digest)?;
+        if let Some(before) = before {
+            draft.note_version(Change::plugin(origin, name, "retired"), &before);
+        }
+        draft.note_version(Change::plugin(origin, name, "live"), digest);
+        self.finish(name, draft, true)
+    }
+
+    /// Loads what `draft` lets `name` serve with, builds the chains, commits and swaps. A live
+    /// version that `is_new` is on probation from then on.
+    fn finish(&self, name: &str, draft: Draft, is_new: bool) -> Result<(), ControlError> {
+        let old = self.state().serving.get(name).cloned();
+        let ledger = self.metrics.ledger();
+        let shelf = Shelf {
+            runtime: &self.runtime,
+            store: &self.store,
+            ledger,
+        };
+        let release = draft.releases.plugins.get(name);
+        let mut serving = match release {
+            Some(release) => Serving::of(name, release, old.as_ref(), &shelf)?,
+            None => None,
+        };
+        if let (true, Some(serving), Some(old)) = (is_new, &mut serving, &old) {
+            let watched = Watched::new(ledger, old.live.id(), serving.live.id());
+            serving.probation = Some(Arc::new(watched));
+        }
+        let table = self.build_with(name, serving.clone())?;
+        self.prefill(&table, name);
+        self.commit(draft)?;
+        if let Some(serving) = serving {
+            self.state().serving.insert(name.to_owned(), serving);
+        }
+        self.swap(table);
+        Ok(())
+    }
+
+    /// The routes, with `serving` for `name`.
+    fn build_with(
+        &self,
+        name: &str,
+        serving: Option<Serving>,
+    ) -> Result<crate::routing::RouteTable, ControlError> {
+        let (config, mut all): (_, BTreeMap<String, Serving>) = self.inputs();
+        all.extend(serving.map(|serving| (name.to_owned(), serving)));
+        let model = self.state().model.clone();
+        let changed = Some((&**self.routes.load(), name));
+        chains::build(&config, model.as_ref(), &all, changed)
+    }
+
+    fn draft(&self) -> Draft {
+        Draft::of(&self.state().releases)
+    }
+
+    /// From here on the change has happened, whatever becomes of the process.
+    pub(super) fn commit(&self, mut draft: Draft) -> Result<(), ControlError> {
+        draft.forget_old(self.config().plugins.keep_versions);
+        self.store.commit(&draft.releases, &draft.changes)?;
+        let releases = &draft.releases.plugins;
+        self.metrics.ledger().keep(|id| {
+            let release = releases.get(&id.name);
+            release.is_some_and(|release| release.version(&id.digest).is_some())
+        });
+        let mut state = self.state();
+        state.releases = draft.releases;
+        for change in draft.changes {
+            if let Some(name) = change.plugin_name() {
+                self.metrics
+                    .transition(name, change.state(), &change.origin.to_string());
+            }
+            state.history.add(change.clone());
+            // Nobody has to listen.
+            let _ = self.events.send(change);
+        }
+        Ok(())
+    }
+
+    fn find(
+        &self,
+        name: &str,
+        digits: Option<&str>,
+        action: &'static str,
+    ) -> Result<String, ControlError> {
+        self.known(name)?;
+        let state = self.state();
+        let release = &state.releases.plugins[name];
+        let version = match digits {
+            Some(digits) => release.find(name, digits)?,
+            None => release.candidate(name, action)?,
+        };
+        Ok(version.digest.clone())
+    }
+
+    fn known(&self, name: &str) -> Result<(), ControlError> {
+        match self.state().releases.plugins.contains_key(name) {
+            true => Ok(()),
+            false => Err(ControlError::NotFound {
+                name: name.chars().take(64).collect(),
+            }),
+        }
+    }
+
+    fn status(&self, name: &str) -> Result<PluginStatus, ControlError> {
+        self.plugin(name).ok_or_else(|| ControlError::NotFound {
+            name: name.to_owned(),
+        })
+    }
+}

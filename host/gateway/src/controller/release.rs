@@ -1,0 +1,867 @@
+//! The versions of every plugin and how far each has come. Plain data: what may follow on what
+//! is decided here, and nothing else.
+//!
+//! ```text
+//! staged ─► verified ─► shadow ─► canary n % ─► live ─► retired
+//!              └───────────┴──────────┴─────────▲          │ (rollback: live again)
+//!                                               └──────────┘
+//! ```
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Fewest digits of a digest that name a version.
+const MIN_DIGITS: usize = 6;
+
+/// All plugins.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Releases {
+    /// The number of the newest change. Orders them, whatever the clock says.
+    pub(super) sequence: u64,
+    pub(super) plugins: BTreeMap<String, Release>,
+}
+
+/// One plugin's versions.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Release {
+    /// The newest first.
+    versions: Vec<Version>,
+    /// Digests of those that serve or have served, the one that serves last.
+    lives: Vec<String>,
+    trial: Option<Trial>,
+    /// What the file of the plugin folder held when it was last taken up, good or bad.
+    pub(super) file: Option<String>,
+}
+
+/// One artefact of a plugin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    /// SHA-256 of the component, 64 hexadecimal digits.
+    pub digest: String,
+    /// Where it came from.
+    pub source: Source,
+    /// Seconds since 1970 when it came.
+    pub since: u64,
+    /// What verification found.
+    pub check: Check,
+    /// Why it was taken out of service, if it was not by hand.
+    pub withdrawn: Option<String>,
+    /// Bytes of the component.
+    pub size_bytes: u64,
+}
+
+impl Version {
+    /// The version that its author wrote into it, once that was read.
+    pub(super) fn label(&self) -> Option<String> {
+        match &self.check {
+            Check::Passed(facts) => Some(facts.version.clone()),
+            Check::Pending | Check::Failed { .. } => None,
+        }
+    }
+}
+
+/// Where an artefact came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Carried in the binary.
+    Builtin,
+    /// The plugin folder.
+    File,
+    /// The administration API.
+    Pushed,
+}
+
+/// What verification found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Check {
+    /// It has not ended yet.
+    Pending,
+    /// It compiles, links, instantiates, and keeps what its golden cases promise.
+    Passed(Facts),
+    /// It may not serve.
+    Failed {
+        /// Stable and machine-readable.
+        code: String,
+        /// For people.
+        reason: String,
+    },
+}
+
+/// What a component says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The version that its author wrote into it.
+    pub version: String,
+    /// The stages that it implements.
+    pub stages: Vec<String>,
+    /// The host interfaces that it imports.
+    pub imports: Vec<String>,
+    /// Golden cases that it carries, all kept.
+    pub cases: usize,
+}
+
+/// A version that serves beside the live one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trial {
+    pub(super) digest: String,
+    pub(super) mode: TrialMode,
+}
+
+/// How a version serves beside the live one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrialMode {
+    /// It sees what the live one sees; what it makes of it is compared and thrown away.
+    Shadow,
+    /// It answers so many of a hundred requests.
+    Canary(u8),
+}
+
+/// How far a version has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VersionState {
+    /// It is there; it was not verified, or did not pass.
+    Staged,
+    /// It may serve.
+    Verified,
+    /// It serves beside the live one.
+    Trial(TrialMode),
+    /// It serves.
+    Live,
+    /// It has served.
+    Retired,
+}
+
+impl VersionState {
+    /// The state's name; the share of a canary is told apart.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Staged => "staged",
+            Self::Verified => "verified",
+            Self::Trial(TrialMode::Shadow) => "shadow",
+            Self::Trial(TrialMode::Canary(_)) => "canary",
+            Self::Live => "live",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+impl fmt::Display for VersionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Trial(TrialMode::Canary(percent)) => write!(f, "canary {percent} %"),
+            other => f.write_str(other.as_str()),
+        }
+    }
+}
+
+impl Serialize for VersionState {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// A move that a plugin's versions do not allow.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MoveError {
+    /// No version begins with these digits.
+    #[error("plugin `{name}` has no version {digits}: it has {known}")]
+    NoVersion {
+        /// The plugin.
+        name: String,
+        /// What was asked for.
+        digits: String,
+        /// The versions there are.
+        known: String,
+    },
+    /// Several versions begin with these digits, or they are too few.
+    #[error("{digits} does not name one version of plugin `{name}`: say more digits, at least 6")]
+    Ambiguous {
+        /// The plugin.
+        name: String,
+        /// What was asked for.
+        digits: String,
+    },
+    /// No version waits for this move.
+    #[error("plugin `{name}` has no version to {action}: {advice}")]
+    Nothing {
+        /// The plugin.
+        name: String,
+        /// The move.
+        action: &'static str,
+        /// What there is.
+        advice: String,
+    },
+    /// The version did not pass verification.
+    #[error("{label} of plugin `{name}` is not verified: {reason}")]
+    NotVerified {
+        /// The plugin.
+        name: String,
+        /// The version.
+        label: String,
+        /// What verification found.
+        reason: String,
+    },
+    /// The version serves already.
+    #[error("{label} of plugin `{name}` is live: only another version can {action}")]
+    IsLive {
+        /// The plugin.
+        name: String,
+        /// The version.
+        label: String,
+        /// The move.
+        action: &'static str,
+    },
+    /// Another version is on trial.
+    #[error(
+        "{label} of plugin `{name}` is on trial ({state}): activate it or roll it back before \
+         another one is tried"
+    )]
+    OnTrial {
+        /// The plugin.
+        name: String,
+        /// The version on trial.
+        label: String,
+        /// How it serves.
+        state: String,
+    },
+    /// A share that is none.
+    #[error("percent is {percent}; a canary takes 1 to 100 of a hundred requests")]
+    Percent {
+        /// What was asked for.
+        percent: u64,
+    },
+}
+
+/// What a rollback takes out of service, and what serves in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RolledBack {
+    pub(super) withdrawn: String,
+    /// `None` where the live version serves on.
+    pub(super) live: Option<String>,
+}
+
+impl Release {
+    /// The versions, the newest first.
+    pub(super) fn versions(&self) -> &[Version] {
+        &self.versions
+    }
+
+    pub(super) fn version(&self, digest: &str) -> Option<&Version> {
+        self.versions
+            .iter()
+            .find(|version| version.digest == digest)
+    }
+
+    /// The digest that serves.
+    pub(super) fn live(&self) -> Option<&str> {
+        self.lives.last().map(String::as_str)
+    }
+
+    /// The digest that served before it, and would again.
+    pub(super) fn previous(&self) -> Option<&str> {
+        let before = self.lives.len().checked_sub(2)?;
+        self.lives.get(before).map(String::as_str)
+    }
+
+    pub(super) fn trial(&self) -> Option<&Trial> {
+        self.trial.as_ref()
+    }
+
+    /// Whether the folder's file `digest` was taken up before, and could serve. It may be forgotten
+    /// since.
+    pub(super) fn has_taken(&self, digest: &str) -> bool {
+        let passed = |version: &Version| matches!(version.check, Check::Passed(_));
+        self.file.as_deref() == Some(digest) && self.version(digest).is_none_or(passed)
+    }
+
+    /// How far `version`, one of these, has come.
+    pub(super) fn state(&self, version: &Version) -> VersionState {
+        let digest = version.digest.as_str();
+        if let Some(trial) = self.trial.as_ref().filter(|trial| trial.digest == digest) {
+            return VersionState::Trial(trial.mode);
+        }
+        if self.live() == Some(digest) {
+            return VersionState::Live;
+        }
+        let has_served = self.lives.iter().any(|live| live == digest);
+        match &version.check {
+            Check::Passed(_) if has_served || version.withdrawn.is_some() => VersionState::Retired,
+            Check::Passed(_) => VersionState::Verified,
+            Check::Pending | Check::Failed { .. } => VersionState::Staged,
+        }
+    }
+
+    /// Puts an artefact at the top. One that is there already keeps its state; if it did not pass
+    /// before, it may try again.
+    pub(super) fn stage(&mut self, version: Version) {
+        let known = self
+            .versions
+            .iter()
+            .position(|known| known.digest == version.digest);
+        let Some(index) = known else {
+            // One artefact that may not serve is enough to look at; the folder's own is still
+            // there, and may be tried again.
+            let file = self.file.as_deref();
+            self.versions.retain(|version| {
+                !matches!(version.check, Check::Failed { .. }) || file == Some(&version.digest)
+            });
+            self.versions.insert(0, version);
+            return;
+        };
+        let mut known = self.versions.remove(index);
+        if matches!(known.check, Check::Failed { .. }) {
+            known.check = Check::Pending;
+        }
+        self.versions.insert(0, known);
+    }
+
+    /// Notes what verification of `digest` found.
+    pub(super) fn checked(&mut self, digest: &str, check: Check) {
+        let version = self
+            .versions
+            .iter_mut()
+            .find(|known| known.digest == digest);
+        if let Some(version) = version {
+            version.check = check;
+        }
+    }
+
+    /// Lets `digest` serve beside the live version.
+    ///
+    /// # Errors
+    /// [`MoveError`] where it is not verified, is live itself, or another is on trial.
+    pub(super) fn try_out(
+        &mut self,
+        name: &str,
+        digest: &str,
+        mode: TrialMode,
+    ) -> Result<(), MoveError> {
+        let action = match mode {
+            TrialMode::Shadow => "shadow it",
+            TrialMode::Canary(_) => "be its canary",
+        };
+        if let TrialMode::Canary(percent) = mode
+            && !(1..=100).contains(&percent)
+        {
+            let percent = percent.into();
+            return Err(MoveError::Percent { percent });
+        }
+        if self.live() == Some(digest) {
+            let (name, label) = (name.to_owned(), short(digest));
+            return Err(MoveError::IsLive {
+                name,
+                label,
+                action,
+            });
+        }
+        if self.lives.is_empty() {
+            return Err(MoveError::Nothing {
+                name: name.to_owned(),
+                action: "compare with",
+                advice: "none is live; activate one first".to_owned(),
+            });
+        }
+        if let Some(other) = self.trial.as_ref().filter(|trial| trial.digest != digest) {
+            return Err(MoveError::OnTrial {
+                name: name.to_owned(),
+                label: short(&other.digest),
+                state: VersionState::Trial(other.mode).to_string(),
+            });
+        }
+        self.check_passed(name, digest)?;
+        self.clear_withdrawal(digest);
+        let digest = digest.to_owned();
+        self.trial = Some(Trial { digest, mode });
+        Ok(())
+    }
+
+    /// Lets `digest` serve. A trial of it ends; that of another goes on beside it.
+    ///
+    /// # Errors
+    /// [`MoveError::NotVerified`].
+    pub(super) fn activate(&mut self, name: &str, digest: &str) -> Result<(), MoveError> {
+        self.check_passed(name, digest)?;
+        self.clear_withdrawal(digest);
+        self.trial.take_if(|trial| trial.digest == digest);
+        self.lives.retain(|live| live != digest);
+        self.lives.push(digest.to_owned());
+        Ok(())
+    }
+
+    /// Ends the trial if there is one, else goes back to the version that served before. With
+    /// `which`, only what takes that version out of service is done. `reason` is why, where nobody
+    /// asked for it.
+    ///
+    /// # Errors
+    /// [`MoveError::Nothing`] where nothing served before, or `which` serves no more.
+    pub(super) fn roll_back(
+        &mut self,
+        name: &str,
+        which: Option<&str>,
+        reason: Option<String>,
+    ) -> Result<RolledBack, MoveError> {
+        let is_meant = |trial: &mut Trial| which.is_none_or(|digest| trial.digest == digest);
+        if let Some(trial) = self.trial.take_if(is_meant) {
+            self.withdraw(&trial.digest, reason);
+            return Ok(RolledBack {
+                withdrawn: trial.digest,
+                live: None,
+            });
+        }
+        if let Some(digest) = which.filter(|digest| self.live() != Some(digest)) {
+            return Err(MoveError::Nothing {
+                name: name.to_owned(),
+                action: "roll back",
+                advice: format!("{} serves no more", short(digest)),
+            });
+        }
+        let Some(previous) = self.previous().map(str::to_owned) else {
+            return Err(MoveError::Nothing {
+                name: name.to_owned(),
+                action: "go back to",
+                advice: "no other version served before the live one".to_owned(),
+            });
+        };
+        let withdrawn = self.lives.pop().unwrap_or_default();
+        self.withdraw(&withdrawn, reason);
+        Ok(RolledBack {
+            withdrawn,
+            live: Some(previous),
+        })
+    }
+
+    /// Makes the component that the binary carries the first that ever served, in place of that of
+    /// an earlier binary.
+    pub(super) fn carry(&mut self, builtin: Version) {
+        let stale: Vec<String> = self
+            .versions
+            .iter()
+            .filter(|known| known.source == Source::Builtin && known.digest != builtin.digest)
+            .map(|known| known.digest.clone())
+            .collect();
+        self.versions.retain(|known| !stale.contains(&known.digest));
+        self.lives.retain(|live| !stale.contains(live));
+        self.trial.take_if(|trial| stale.contains(&trial.digest));
+        if self.version(&builtin.digest).is_some() {
+            return;
+        }
+        self.lives.insert(0, builtin.digest.clone());
+        self.versions.push(builtin);
+    }
+
+    /// Forgets the oldest versions beyond `keep`, but none that serves or would after a rollback.
+    pub(super) fn forget_old(&mut self, keep: usize) {
+        let mut index = self.versions.len();
+        while self.versions.len() > keep && index > 0 {
+            index -= 1;
+            let version = &self.versions[index];
+            let digest = version.digest.as_str();
+            let is_needed = self.live() == Some(digest)
+                || self.previous() == Some(digest)
+                || self
+                    .trial
+                    .as_ref()
+                    .is_some_and(|trial| trial.digest == digest)
+                || version.source == Source::Builtin;
+            if !is_needed {
+                let gone = self.versions.remove(index).digest;
+                self.lives.retain(|live| *live != gone);
+            }
+        }
+    }
+
+    /// The version whose digest begins with `digits`.
+    ///
+    /// # Errors
+    /// [`MoveError::NoVersion`], [`MoveError::Ambiguous`].
+    pub(super) fn find(&self, name: &str, digits: &str) -> Result<&Version, MoveError> {
+        let digits = digits.strip_prefix("sha256:").unwrap_or(digits);
+        let mut found = self
+            .versions
+            .iter()
+            .filter(|version| version.digest.starts_with(digits));
+        match (found.next(), found.next()) {
+            (Some(version), None) if digits.len() >= MIN_DIGITS => Ok(version),
+            (Some(_), _) => Err(MoveError::Ambiguous {
+                name: name.to_owned(),
+                digits: digits.to_owned(),
+            }),
+            (None, _) => Err(MoveError::NoVersion {
+                name: name.to_owned(),
+                digits: digits.chars().take(64).collect(),
+                known: self.known(),
+            }),
+        }
+    }
+
+    /// The version that a move means that names none: the one on trial, else the newest that
+    /// waits.
+    ///
+    /// # Errors
+    /// [`MoveError::Nothing`].
+    pub(super) fn candidate(
+        &self,
+        name: &str,
+        action: &'static str,
+    ) -> Result<&Version, MoveError> {
+        if let Some(trial) = &self.trial
+            && let Some(version) = self.version(&trial.digest)
+        {
+            return Ok(version);
+        }
+        self.versions
+            .iter()
+            .find(|version| {
+                matches!(
+                    self.state(version),
+                    VersionState::Staged | VersionState::Verified
+                )
+            })
+            .ok_or_else(|| MoveError::Nothing {
+                name: name.to_owned(),
+                action,
+                advice: format!(
+                    "none waits; it has {}. Push one, or name one by its digest",
+                    self.known()
+                ),
+            })
+    }
+
+    fn check_passed(&self, name: &str, digest: &str) -> Result<(), MoveError> {
+        let reason = match self.version(digest).map(|version| &version.check) {
+            Some(Check::Passed(_)) => return Ok(()),
+            Some(Check::Failed { reason, .. }) => reason.clone(),
+            Some(Check::Pending) | None => "verify it first".to_owned(),
+        };
+        Err(MoveError::NotVerified {
+            name: name.to_owned(),
+            label: short(digest),
+            reason,
+        })
+    }
+
+    fn withdraw(&mut self, digest: &str, reason: Option<String>) {
+        let reason = reason.unwrap_or_else(|| "rolled back".to_owned());
+        let version = self
+            .versions
+            .iter_mut()
+            .find(|known| known.digest == digest);
+        if let Some(version) = version {
+            version.withdrawn = Some(reason);
+        }
+    }
+
+    fn clear_withdrawal(&mut self, digest: &str) {
+        let version = self
+            .versions
+            .iter_mut()
+            .find(|known| known.digest == digest);
+        if let Some(version) = version {
+            version.withdrawn = None;
+        }
+    }
+
+    fn known(&self) -> String {
+        let known: Vec<String> = self
+            .versions
+            .iter()
+            .map(|version| format!("{} ({})", short(&version.digest), self.state(version)))
+            .collect();
+        match known.is_empty() {
+            true => "none".to_owned(),
+            false => known.join(", "),
+        }
+    }
+}
+
+/// Digits enough to tell versions apart.
+pub(super) fn short(digest: &str) -> String {
+    digest.chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(digit: char) -> Version {
+        Version {
+            digest: digit.to_string().repeat(64),
+            source: Source::Pushed,
+            since: 0,
+            check: Check::Pending,
+            withdrawn: None,
+            size_bytes: 1,
+        }
+    }
+
+    fn passed() -> Check {
+        Check::Passed(Facts {
+            version: "1.0.0".to_owned(),
+            stages: Vec::new(),
+            imports: Vec::new(),
+            cases: 0,
+        })
+    }
+
+    fn id(digit: char) -> String {
+        digit.to_string().repeat(64)
+    }
+
+    /// Versions `a`, `b`, … verified in this order; the first is live.
+    fn release(digits: &str) -> Release {
+        let mut release = Release::default();
+        for digit in digits.chars() {
+            release.stage(version(digit));
+            release.checked(&id(digit), passed());
+        }
+        let first = digits.chars().next().unwrap();
+        release.activate("p", &id(first)).unwrap();
+        release
+    }
+
+    fn states(release: &Release) -> String {
+        let shown = release.versions().iter().map(|version| {
+            let state = release.state(version);
+            format!("{}:{state}", &version.digest[..1])
+        });
+        shown.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_version_comes_all_the_way() {
+        let mut release = release("a");
+        release.stage(version('b'));
+        assert_eq!(states(&release), "b:staged a:live");
+        release.checked(&id('b'), passed());
+        assert_eq!(states(&release), "b:verified a:live");
+        release.try_out("p", &id('b'), TrialMode::Shadow).unwrap();
+        assert_eq!(states(&release), "b:shadow a:live");
+        release
+            .try_out("p", &id('b'), TrialMode::Canary(10))
+            .unwrap();
+        assert_eq!(states(&release), "b:canary 10 % a:live");
+        release.activate("p", &id('b')).unwrap();
+        assert_eq!(states(&release), "b:live a:retired");
+        assert_eq!(release.previous(), Some(id('a').as_str()));
+    }
+
+    #[test]
+    fn back_goes_to_what_served_before_and_further() {
+        let mut release = release("abc");
+        release.activate("p", &id('b')).unwrap();
+        release.activate("p", &id('c')).unwrap();
+        let back = release
+            .roll_back("p", None, Some("too slow".to_owned()))
+            .unwrap();
+        assert_eq!((back.withdrawn, back.live), (id('c'), Some(id('b'))));
+        assert_eq!(states(&release), "c:retired b:live a:retired");
+        assert_eq!(
+            release.version(&id('c')).unwrap().withdrawn.as_deref(),
+            Some("too slow")
+        );
+        release.roll_back("p", None, None).unwrap();
+        assert_eq!(release.live(), Some(id('a').as_str()));
+        let error = release.roll_back("p", None, None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "plugin `p` has no version to go back to: no other version served before the live one"
+        );
+        // What was taken back may be tried again.
+        release.activate("p", &id('c')).unwrap();
+        assert_eq!(release.version(&id('c')).unwrap().withdrawn, None);
+        assert_eq!(release.previous(), Some(id('a').as_str()));
+    }
+
+    #[test]
+    fn a_trial_ends_before_the_live_version_does() {
+        let mut release = release("ab");
+        release
+            .try_out("p", &id('b'), TrialMode::Canary(50))
+            .unwrap();
+        let back = release.roll_back("p", None, None).unwrap();
+        assert_eq!((back.withdrawn, back.live), (id('b'), None));
+        assert_eq!(states(&release), "b:retired a:live");
+    }
+
+    #[test]
+    fn what_is_rolled_back_by_its_digest_is_nothing_else() {
+        let mut release = release("abc");
+        release.activate("p", &id('b')).unwrap();
+        release.try_out("p", &id('c'), TrialMode::Shadow).unwrap();
+        let error = release.roll_back("p", Some(&id('a')), None).unwrap_err();
+        assert!(error.to_string().ends_with("serves no more"), "{error}");
+        release.roll_back("p", Some(&id('b')), None).unwrap();
+        assert_eq!(states(&release), "c:shadow b:retired a:live");
+        release.roll_back("p", Some(&id('c')), None).unwrap();
+        assert_eq!(states(&release), "c:retired b:retired a:live");
+    }
+
+    #[test]
+    fn one_version_is_tried_at_a_time() {
+        let mut release = release("abc");
+        release.try_out("p", &id('b'), TrialMode::Shadow).unwrap();
+        let error = release
+            .try_out("p", &id('c'), TrialMode::Canary(1))
+            .unwrap_err();
+        assert!(matches!(error, MoveError::OnTrial { .. }), "{error}");
+        let error = release
+            .try_out("p", &id('a'), TrialMode::Canary(1))
+            .unwrap_err();
+        assert!(matches!(error, MoveError::IsLive { .. }), "{error}");
+    }
+
+    #[test]
+    fn shares_that_are_none_are_refused() {
+        let mut release = release("ab");
+        for percent in [0, 101] {
+            let mode = TrialMode::Canary(percent);
+            let error = release.try_out("p", &id('b'), mode).unwrap_err();
+            let percent = percent.into();
+            assert_eq!(error, MoveError::Percent { percent });
+        }
+    }
+
+    #[test]
+    fn what_did_not_pass_goes_nowhere_and_may_be_verified_again() {
+        let mut release = release("a");
+        release.stage(version('b'));
+        let error = release.activate("p", &id('b')).unwrap_err();
+        assert!(error.to_string().ends_with("verify it first"), "{error}");
+        let failed = Check::Failed {
+            code: "golden_case".to_owned(),
+            reason: "case `halo` differs".to_owned(),
+        };
+        release.checked(&id('b'), failed);
+        assert_eq!(states(&release), "b:staged a:live");
+        for error in [
+            release.activate("p", &id('b')).unwrap_err(),
+            release
+                .try_out("p", &id('b'), TrialMode::Shadow)
+                .unwrap_err(),
+        ] {
+            assert!(
+                error.to_string().ends_with("case `halo` differs"),
+                "{error}"
+            );
+        }
+        release.stage(version('b'));
+        assert_eq!(release.version(&id('b')).unwrap().check, Check::Pending);
+        // The next artefact takes the place of one that failed.
+        release.checked(
+            &id('b'),
+            Check::Failed {
+                code: String::new(),
+                reason: String::new(),
+            },
+        );
+        release.stage(version('c'));
+        assert_eq!(states(&release), "c:staged a:live");
+    }
+
+    #[test]
+    fn versions_are_found_by_their_first_digits() {
+        let release = release("ab");
+        let found = |digits: &str| {
+            release
+                .find("p", digits)
+                .map(|version| &version.digest[..1])
+        };
+        assert_eq!(found("aaaaaa"), Ok("a"));
+        assert_eq!(found(&format!("sha256:{}", id('b'))), Ok("b"));
+        for few in ["", "a", "aaaaa"] {
+            let error = found(few).unwrap_err();
+            assert!(matches!(error, MoveError::Ambiguous { .. }), "{error}");
+        }
+        assert_eq!(
+            found("c0ffee").unwrap_err().to_string(),
+            "plugin `p` has no version c0ffee: it has bbbbbbbbbbbb (verified), aaaaaaaaaaaa (live)"
+        );
+    }
+
+    #[test]
+    fn a_move_without_a_version_means_the_one_that_waits() {
+        let mut release = release("abc");
+        let candidate = |release: &Release| {
+            let found = release.candidate("p", "activate");
+            found.map(|version| version.digest[..1].to_owned())
+        };
+        assert_eq!(candidate(&release).as_deref(), Ok("c"));
+        release.try_out("p", &id('b'), TrialMode::Shadow).unwrap();
+        assert_eq!(candidate(&release).as_deref(), Ok("b"));
+        release.activate("p", &id('b')).unwrap();
+        release.activate("p", &id('c')).unwrap();
+        let error = candidate(&release).unwrap_err();
+        assert!(matches!(error, MoveError::Nothing { .. }), "{error}");
+    }
+
+    #[test]
+    fn old_versions_are_forgotten_but_none_that_is_needed() {
+        let mut release = release("abcdef");
+        release.activate("p", &id('b')).unwrap();
+        release.try_out("p", &id('c'), TrialMode::Shadow).unwrap();
+        release.forget_old(3);
+        assert_eq!(states(&release), "c:shadow b:live a:retired");
+        release.forget_old(0);
+        assert_eq!(states(&release), "c:shadow b:live a:retired");
+    }
+
+    #[test]
+    fn a_file_that_was_taken_up_stays_so_when_its_version_is_forgotten() {
+        let mut release = release("ab");
+        release.file = Some(id('a'));
+        assert!(release.has_taken(&id('a')) && !release.has_taken(&id('b')));
+        for digit in ['b', 'c'] {
+            release.stage(version(digit));
+            release.checked(&id(digit), passed());
+            release.activate("p", &id(digit)).unwrap();
+        }
+        release.forget_old(2);
+        assert!(release.version(&id('a')).is_none() && release.has_taken(&id('a')));
+        // One that could not serve may be tried again, whatever came after it.
+        let failed = Check::Failed {
+            code: String::new(),
+            reason: String::new(),
+        };
+        release.stage(version('d'));
+        release.checked(&id('d'), failed.clone());
+        release.file = Some(id('d'));
+        release.stage(version('e'));
+        release.checked(&id('e'), failed);
+        assert!(!release.has_taken(&id('d')));
+    }
+
+    #[test]
+    fn a_new_binary_brings_its_own_template() {
+        let builtin = |digit| Version {
+            source: Source::Builtin,
+            check: passed(),
+            ..version(digit)
+        };
+        let mut release = Release::default();
+        release.carry(builtin('a'));
+        assert_eq!(states(&release), "a:live");
+        release.stage(version('x'));
+        release.checked(&id('x'), passed());
+        release.activate("p", &id('x')).unwrap();
+        release.carry(builtin('b'));
+        assert_eq!(states(&release), "x:live b:retired");
+        assert_eq!(release.previous(), Some(id('b').as_str()));
+    }
+
+    #[test]
+    fn releases_are_read_back_as_they_were_written() {
+        let mut release = release("ab");
+        release
+            .try_out("p", &id('b'), TrialMode::Canary(5))
+            .unwrap();
+        let mut releases = Releases::default();
+        releases.plugins.insert("p".to_owned(), release);
+        let text = serde_json::to_string(&releases).unwrap();
+        assert_eq!(serde_json::from_str::<Releases>(&text).unwrap(), releases);
+    }
+}

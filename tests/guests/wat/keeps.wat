@@ -1,0 +1,21 @@
+;; world: validator
+;; Keeps a count of its calls in memory: refuses with status 400 and as many as it has had. Where
+;; the chat's model begins with `t` it traps, with `g` it takes 40 MiB first, with `L` it loops.
+(global $calls (mut i32) (i32.const 0))
+(data (i32.const 1024) "kept")
+(func (export "gapura:plugin/request-validation@0.1.0#validate") (param $chat i32) (result i32)
+  (local $letter i32)
+  (local.set $letter (i32.load8_u (i32.load offset=16 (local.get $chat))))
+  (if (i32.eq (local.get $letter) (i32.const 0x74)) (then (unreachable)))
+  (if (i32.eq (local.get $letter) (i32.const 0x4c)) (then (loop $again (br $again))))
+  (if (i32.eq (local.get $letter) (i32.const 0x67)) (then (drop (memory.grow (i32.const 640)))))
+  (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+  (i32.store8 (i32.const 0) (i32.const 0))
+  (i32.store8 (i32.const 8) (i32.const 2))
+  (i32.store16 (i32.const 16) (i32.add (i32.const 400) (global.get $calls)))
+  (i32.store (i32.const 20) (i32.const 1024))
+  (i32.store (i32.const 24) (i32.const 4))
+  (i32.store (i32.const 28) (i32.const 1024))
+  (i32.store (i32.const 32) (i32.const 4))
+  (i32.store8 (i32.const 36) (i32.const 0))
+  (i32.const 0))
