@@ -9,6 +9,7 @@ mod errors;
 mod expect;
 mod explain;
 mod grammar;
+mod http;
 mod ledger;
 mod lent;
 mod log;

@@ -36,7 +36,7 @@ fn nothing_at_all_is_a_configuration() {
 fn unknown_keys_get_the_nearest_name_and_the_place() {
     insta::assert_snapshot!(message("[server]\nlistne = '127.0.0.1:1'\n"), @"gapura.toml:2:1: unknown key `listne`, did you mean `listen`? (known here: listen, allow_open, max_body_bytes, max_messages, request_timeout_seconds, body_timeout_seconds, header_timeout_seconds, drain_timeout_seconds, keep_alive_seconds, stall_seconds, cors_allow_origins, max_requests_per_minute)");
     insta::assert_snapshot!(message("[plugin]\n"), @"gapura.toml:1:2: unknown key `plugin`, did you mean `plugins`? (known here: server, admin, log, model, cuda, engine, sampling, plugins, registries, routes, keys)");
-    insta::assert_snapshot!(message("[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatml', grants = ['tokeniser'] }]\n"), @"gapura.toml:3:43: unknown value `tokeniser`, did you mean `tokenizer`? (known here: log, config, tokenizer, metrics, kv, clock, random, model)");
+    insta::assert_snapshot!(message("[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatml', grants = ['tokeniser'] }]\n"), @"gapura.toml:3:43: unknown value `tokeniser`, did you mean `tokenizer`? (known here: log, config, tokenizer, metrics, kv, clock, random, model, http)");
 }
 
 #[test]
@@ -376,4 +376,18 @@ fn what_two_gateways_could_read_differently_is_no_desired_state() {
     insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\n"), @"gapura.toml:1:1: `username` and `password_env` belong together; say both, or neither");
     insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\npassword_env = 'NOT_SET'\n"), @"gapura.toml:3:16: the environment variable `NOT_SET` is not set; it is to hold the password of `u`");
     insta::assert_snapshot!(message("[registries.'https://r.example.com']\n"), @"gapura.toml:1:1: `https://r.example.com` is not a registry such as `registry.example.com` or `127.0.0.1:5000`");
+}
+
+#[test]
+fn the_grant_of_http_and_its_hosts_go_together() {
+    let binding =
+        |rest: &str| format!("[[routes]]\nname = 'a'\nplugins = [{{ plugin = 'p', {rest} }}]\n");
+    insta::assert_snapshot!(message(&binding("grants = ['http']")), @r#"gapura.toml:3:12: `p` is granted `http` and no host: name those that it may ask, such as `http = { allow = ["api.example.com"] }`"#);
+    insta::assert_snapshot!(message(&binding("http = { allow = ['a.example'] }")), @"gapura.toml:3:33: `http.allow` names hosts and `p` is not granted `http`: add it to `grants`");
+    insta::assert_snapshot!(message(&binding("grants = ['http'], http = { allow = ['a.example', 'https://b.example'] }")), @"");
+    let right = "grants = ['http'], http = { allow = ['a.example'], max_response_kib = 1 }";
+    let config = parse(&binding(right)).expect("right");
+    let http = &config.routes[0].plugins[0].http;
+    let limits = (http.requests, http.within.as_millis(), http.response_bytes);
+    assert_eq!(limits, (4, 2000, 1024));
 }
