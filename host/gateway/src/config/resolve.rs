@@ -2,6 +2,8 @@
 //! stands, so that each complaint has a line; [`resolve`] fills defaults in and looks at what
 //! only makes sense together.
 
+mod failure;
+
 use std::{
     collections::{HashMap, HashSet},
     num::NonZeroU32,
@@ -23,7 +25,6 @@ use super::{
     provenance, sources,
 };
 use crate::{builtin, oci::Registries, outbound::AllowList, signing::TrustedKeys};
-use gapura_plugin_runtime::BreakerConfig;
 
 /// Why there is no float16.
 const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
@@ -204,45 +205,8 @@ fn check_route(
         if let Err(error) = serde_json::to_value(&binding.settings) {
             return Err(document.invalid(&format!("{key}.settings"), error.to_string()));
         }
-        check_failure(binding, &key, document)?;
+        failure::check(binding, &key, document)?;
         check_http(binding, &key, document)?;
-    }
-    Ok(())
-}
-
-fn check_failure(
-    binding: &BindingSection,
-    key: &str,
-    document: &Document<'_>,
-) -> Result<(), ConfigError> {
-    let is_static = binding.on_failure == Some(FailurePolicyName::Static);
-    match &binding.static_answer {
-        None if is_static => {
-            let message = "`on_failure` is `static`, which needs the text: `static_answer = \"…\"`";
-            return Err(document.invalid(&format!("{key}.on_failure"), message.to_owned()));
-        }
-        Some(text) if is_static && text.trim().is_empty() => {
-            let message = "`static_answer` is empty; it is what clients read";
-            return Err(document.invalid(&format!("{key}.static_answer"), message.to_owned()));
-        }
-        Some(_) if !is_static => {
-            let message = "`static_answer` means nothing without `on_failure = \"static\"`";
-            return Err(document.invalid(&format!("{key}.static_answer"), message.to_owned()));
-        }
-        _ => {}
-    }
-    let BreakerConfig {
-        backoff,
-        max_backoff,
-        ..
-    } = breaker(&binding.breaker);
-    if max_backoff < backoff {
-        let message = format!(
-            "`max_backoff_ms` is {}, less than `backoff_ms`, which is {}",
-            max_backoff.as_millis(),
-            backoff.as_millis()
-        );
-        return Err(document.invalid(&format!("{key}.breaker"), message));
     }
     Ok(())
 }
@@ -593,23 +557,11 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
         reuse: binding.reuse,
         on_failure: binding.on_failure,
         static_answer: binding.static_answer.clone(),
-        breaker: breaker(&binding.breaker),
+        breaker: failure::breaker(&binding.breaker),
         force_open: binding.force_open && binding.on_failure == Some(FailurePolicyName::Open),
         limits: plugin_limits(&binding.limits, limits),
         questions: question_limits(&binding.model),
         http: http_access(&binding.http),
-    }
-}
-
-fn breaker(section: &BreakerSection) -> BreakerConfig {
-    let default = BreakerConfig::default();
-    let millis = |ms: Option<NonZeroU32>, default| {
-        ms.map_or(default, |ms| Duration::from_millis(ms.get().into()))
-    };
-    BreakerConfig {
-        failures: section.failures.unwrap_or(default.failures),
-        backoff: millis(section.backoff_ms, default.backoff),
-        max_backoff: millis(section.max_backoff_ms, default.max_backoff),
     }
 }
 

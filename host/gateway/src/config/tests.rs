@@ -54,6 +54,28 @@ fn values_out_of_range_name_the_value_and_the_range() {
 }
 
 #[test]
+fn what_happens_to_failures_must_fit_together() {
+    let route = |more: &str| {
+        format!("[[routes]]\nname = 'a'\nplugins = [{{ plugin = 'chatml', {more} }}]\n")
+    };
+    let message = |more: &str| message(&route(more));
+    insta::assert_snapshot!(message("on_failure = 'static'"), @"");
+    insta::assert_snapshot!(message("on_failure = 'static', static_answer = ' '"), @"");
+    insta::assert_snapshot!(message("on_failure = 'open', static_answer = 'maaf'"), @"");
+    insta::assert_snapshot!(message("on_failure = 'retry'"), @"");
+    insta::assert_snapshot!(message("breaker = { max_backoff_ms = 900 }"), @"");
+    insta::assert_snapshot!(message("breaker = { backoff_ms = 0 }"), @"");
+    let binding = |more: &str| parse(&route(more)).unwrap().routes[0].plugins[0].clone();
+    let off = binding("on_failure = 'static', static_answer = 'maaf', breaker = { failures = 0 }");
+    assert_eq!(off.static_answer.as_deref(), Some("maaf"));
+    assert_eq!(off.breaker.failures, 0);
+    let default = binding("on_failure = 'previous'").breaker;
+    assert_eq!(default, gapura_plugin_runtime::BreakerConfig::default());
+    let slow = binding("breaker = { failures = 2, backoff_ms = 5000 }").breaker;
+    assert_eq!((slow.failures, slow.backoff), (2, Duration::from_secs(5)));
+}
+
+#[test]
 fn routes_and_keys_must_fit_together() {
     insta::assert_snapshot!(message(&format!("{ROUTE}{ROUTE}")), @"gapura.toml:5:8: `chat` already leads to route `chat`");
     insta::assert_snapshot!(message("[[routes]]\nname = 'a'\n"), @r#"gapura.toml:1:1: route `a` has no plugins; it needs at least the one that renders prompts, such as `plugins = [{ plugin = "chatml" }]`"#);
