@@ -32,9 +32,14 @@ def program():
         if not (shutil.which("apt-get") and shutil.which("dpkg")):
             return None, "no docker-registry on PATH, and no apt-get to fetch it"
         CACHE.mkdir(parents=True, exist_ok=True)
-        fetched = subprocess.run(["apt-get", "-qq", "download", "docker-registry"], cwd=CACHE, capture_output=True, text=True)
-        packages = list(CACHE.glob("docker-registry_*.deb"))
-        if not packages:
+        # A machine that has never asked has no list of packages yet.
+        for command in ("true", "apt-get -qq update"):
+            subprocess.run(command.split(), capture_output=True)
+            fetched = subprocess.run(["apt-get", "-qq", "download", "docker-registry"], cwd=CACHE, capture_output=True, text=True)
+            packages = list(CACHE.glob("docker-registry_*.deb"))
+            if packages:
+                break
+        else:
             return None, f"apt-get download docker-registry: {fetched.stderr.strip()[-300:] or 'nothing came'}"
         subprocess.run(["dpkg", "-x", packages[0], CACHE], check=True)
         packages[0].unlink()

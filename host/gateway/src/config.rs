@@ -339,6 +339,10 @@ pub struct BindingConfig {
     pub reuse: Option<u32>,
     /// What happens when a call fails; `None` is `closed`.
     pub on_failure: Option<FailurePolicyName>,
+    /// The answer of `static`; there where that is the policy.
+    pub static_answer: Option<String>,
+    /// When it is left alone for a while.
+    pub breaker: gapura_plugin_runtime::BreakerConfig,
     /// Allow `open` for a validator, which then lets requests through unseen.
     pub force_open: bool,
     /// What it may use.

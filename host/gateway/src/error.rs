@@ -331,11 +331,13 @@ impl From<EngineError> for ApiError {
 impl From<ChainFailure> for ApiError {
     /// A plugin that fails closed: the client learns which and how, the log also why.
     fn from(failure: ChainFailure) -> Self {
+        const SECOND: Duration = Duration::from_secs(1);
         let ChainFailure {
             plugin,
             stage,
             kind,
             message,
+            retry_in,
         } = failure;
         let code = match kind {
             FailureKind::Exhausted => {
@@ -344,6 +346,12 @@ impl From<ChainFailure> for ApiError {
                     Duration::from_secs(1),
                 )
                 .with_code("plugin_exhausted");
+            }
+            // Logged when it opened.
+            FailureKind::BreakerOpen => {
+                let after = retry_in.unwrap_or_default().clamp(SECOND, 60 * SECOND);
+                let message = format!("plugin {plugin} fails every time and is left alone");
+                return Self::unavailable(message, after).with_code("plugin_breaker_open");
             }
             FailureKind::Trap => "plugin_trap",
             FailureKind::Deadline => "plugin_deadline",

@@ -36,6 +36,7 @@ pub(crate) use trace::{Step, Trace};
 
 use crate::error::ApiError;
 use crate::pipeline::judge::Judged;
+use crate::pipeline::prompt::Prompted;
 use crate::pipeline::services::{Lender, Watch};
 use crate::routing::Route;
 use crate::state::{AppState, LoadedModel};
@@ -98,18 +99,26 @@ pub async fn run(
         watch,
     } = judged;
     record.routed(&route.name, route.chain.label());
-    if let Some(reply) = reply {
-        let replies = choice::replies(
-            model, &mut run, &context, options.n, &reply, deadline, &watch,
-        );
-        return Ok(Answer {
-            choices: deadline.hold(replies).await?,
-            prompt: Arc::new([]),
-            route,
-        });
-    }
-    let tokens = prompt::tokens(model, &mut run, &chat, prompt, &watch, record);
-    let mut tokens = deadline.hold(tokens).await?;
+    let prompted = match reply {
+        Some(reply) => Prompted::Reply(reply),
+        None => {
+            let prompted = prompt::tokens(model, &mut run, &chat, prompt, &watch, record);
+            deadline.hold(prompted).await?
+        }
+    };
+    let mut tokens = match prompted {
+        Prompted::Tokens(tokens) => tokens,
+        Prompted::Reply(reply) => {
+            let replies = choice::replies(
+                model, &mut run, &context, options.n, &reply, deadline, &watch,
+            );
+            return Ok(Answer {
+                choices: deadline.hold(replies).await?,
+                prompt: Arc::new([]),
+                route,
+            });
+        }
+    };
     let grammar = grammar::compiled(model, options.grammar.as_ref(), tokens.grammar.take());
     let grammar = deadline.hold(grammar).await?;
     let plan = plan::plan(model, &route, &chat, &options, tokens, grammar, deadline)?;
@@ -154,5 +163,5 @@ pub(crate) async fn rendered_tokens(
         &watch,
         record,
     );
-    Ok(deadline.hold(tokens).await?.ids)
+    Ok(deadline.hold(tokens).await?.into_tokens(&route.chain)?.ids)
 }

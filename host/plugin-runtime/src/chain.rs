@@ -7,14 +7,15 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::bindings::{self, completion_observer};
+use crate::bound::Bound;
+use crate::breaker::{BreakerConfig, BreakerState};
 use crate::error::ChainError;
-use crate::guest::{Failure, Guest};
-use crate::idle::Idle;
+use crate::guest::Failure;
 use crate::limits::{FailurePolicy, Grants, Limits};
 use crate::plugin::{Plugin, Stage};
 use crate::run::Run;
 use crate::services::Services;
-use crate::state::{Profile, RequestScope};
+use crate::state::RequestScope;
 use crate::types::Summary;
 
 /// One plugin as a route uses it.
@@ -37,10 +38,16 @@ pub struct Binding {
     pub on_failure: FailurePolicy,
     /// Lets `on_failure = open` stand for a plugin that validates or renders.
     pub allow_open_validator: bool,
+    /// The version that was live before, for [`FailurePolicy::Previous`]. It is bound alike; one
+    /// that imports what this binding does not grant is not used, and the log says so.
+    pub previous: Option<Plugin>,
+    /// When it is left alone for a while. The breakers of a new chain are closed.
+    pub breaker: BreakerConfig,
 }
 
 impl Binding {
-    /// `plugin` without settings, with the default grants and limits, failing closed.
+    /// `plugin` without settings, with the default grants and limits, failing closed, without a
+    /// circuit breaker.
     pub fn new(plugin: Plugin) -> Self {
         Self {
             plugin,
@@ -50,42 +57,8 @@ impl Binding {
             reuse: 0,
             on_failure: FailurePolicy::Closed,
             allow_open_validator: false,
-        }
-    }
-}
-
-/// A binding and what every call of it needs.
-pub(crate) struct Bound {
-    pub(crate) binding: Binding,
-    pub(crate) profile: Arc<Profile>,
-    idle: Arc<Idle>,
-}
-
-impl Bound {
-    /// An instance for a request, in room that was reserved for it: one that waits, or a fresh
-    /// one. `stage` is the one that it is first needed for.
-    pub(crate) async fn guest(
-        &self,
-        scope: &Arc<RequestScope>,
-        request_id: &str,
-        stage: Stage,
-    ) -> Result<Guest, Failure> {
-        if let Some(mut guest) = self.idle.take() {
-            guest.adopt(self.binding.plugin.artifact(), request_id, scope);
-            return Ok(guest);
-        }
-        let artifact = self.binding.plugin.artifact();
-        Guest::start(artifact, &self.profile, scope, request_id, stage).await
-    }
-
-    /// Takes an instance back whose request needs it no more and that has not failed. It waits for
-    /// the next one if it may, and if the pool has room that nobody waits for.
-    pub(crate) fn give_back(&self, mut guest: Guest) {
-        let shared = &self.binding.plugin.artifact().shared;
-        if guest.rest(self.binding.reuse)
-            && let Some(room) = shared.spare_room()
-        {
-            self.idle.put(guest, room);
+            previous: None,
+            breaker: BreakerConfig::OFF,
         }
     }
 }
@@ -120,29 +93,7 @@ impl Chain {
         let bound = bindings
             .iter()
             .enumerate()
-            .map(|(index, binding)| {
-                let settings = match &binding.settings {
-                    Value::Null => "{}".into(),
-                    settings => settings.to_string().into(),
-                };
-                let profile = Arc::new(Profile {
-                    id: binding.plugin.id().clone(),
-                    route: Arc::clone(&route),
-                    index,
-                    grants: binding.grants,
-                    settings,
-                    limits: binding.limits.clone(),
-                });
-                let idle = Arc::<Idle>::default();
-                if binding.reuse > 0 {
-                    binding.plugin.artifact().shared.idle.add(&idle);
-                }
-                Arc::new(Bound {
-                    binding: binding.clone(),
-                    profile,
-                    idle,
-                })
-            })
+            .map(|(index, binding)| Arc::new(Bound::new(&route, index, binding.clone())))
             .collect();
         Ok(Self {
             route,
@@ -166,6 +117,12 @@ impl Chain {
     /// Its bindings, in order.
     pub fn bindings(&self) -> &[Binding] {
         &self.bindings
+    }
+
+    /// The circuit breaker of each binding, in order; of its stages the one that is furthest from
+    /// closed.
+    pub fn breakers(&self) -> impl Iterator<Item = BreakerState> {
+        self.bound.iter().map(|bound| bound.breaker())
     }
 
     /// Begins one request, which stays on this chain until it ends.
@@ -221,12 +178,19 @@ async fn observe(
     summary: &completion_observer::Summary,
 ) -> Result<(), Failure> {
     let artifact = bound.binding.plugin.artifact();
+    bound.check_breaker(scope, Stage::Observe)?;
     let reserved = artifact.shared.reserve(1).await;
     let _room = reserved.inspect_err(|failure| scope.failed(bound, Stage::Observe, failure))?;
-    let mut guest = bound.guest(scope, request_id, Stage::Observe).await?;
-    guest.completed(artifact, summary).await?;
-    bound.give_back(guest);
-    Ok(())
+    let permit = bound.admit(scope, Stage::Observe)?;
+    let heard = async {
+        let mut guest = bound.guest(scope, request_id, Stage::Observe).await?;
+        guest.completed(artifact, summary).await?;
+        bound.give_back(guest);
+        Ok(())
+    };
+    let heard = heard.await;
+    permit.conclude(scope, heard.as_ref().err());
+    heard
 }
 
 fn only_renderer(route: &str, bindings: &[Binding]) -> Result<usize, ChainError> {

@@ -1,6 +1,7 @@
 //! Every way in which loading, binding or calling a plugin can fail.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::plugin::{Import, Stage};
 
@@ -253,11 +254,13 @@ pub enum FailureKind {
     Declined,
     /// No instance was free in time.
     Exhausted,
+    /// It was not called, since it has failed every time: its circuit breaker is open.
+    BreakerOpen,
 }
 
 impl FailureKind {
     /// Every kind, in the order of their declaration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Trap,
         Self::Deadline,
         Self::Memory,
@@ -268,6 +271,7 @@ impl FailureKind {
         Self::InvalidOutput,
         Self::Declined,
         Self::Exhausted,
+        Self::BreakerOpen,
     ];
 
     /// The kind as a metric label.
@@ -283,6 +287,7 @@ impl FailureKind {
             Self::InvalidOutput => "invalid_output",
             Self::Declined => "declined",
             Self::Exhausted => "exhausted",
+            Self::BreakerOpen => "breaker_open",
         }
     }
 }
@@ -305,4 +310,6 @@ pub struct ChainFailure {
     pub kind: FailureKind,
     /// The cause, with value and limit; for the operator, not for clients.
     pub message: String,
+    /// When asking again may help, where that is known.
+    pub retry_in: Option<Duration>,
 }

@@ -16,7 +16,7 @@ use crate::bindings::{
     self, InvalidOutput, completion_observer, prompt_template, request_validation,
     response_processing, types as w,
 };
-use crate::chain::Bound;
+use crate::bound::Bound;
 use crate::error::{ChainFailure, FailureKind};
 use crate::plugin::{Artifact, Stage};
 use crate::services::{CallObserver, GuestCall, Outcome};
@@ -35,6 +35,8 @@ const FUEL_FLOOR_BYTES: u64 = 64 << 10;
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
     pub(crate) message: String,
+    /// When asking again may help, where that is known.
+    pub(crate) retry_in: Option<Duration>,
 }
 
 impl Failure {
@@ -42,6 +44,7 @@ impl Failure {
         Self {
             kind,
             message: message.into(),
+            retry_in: None,
         }
     }
 
@@ -52,6 +55,7 @@ impl Failure {
             stage,
             kind: self.kind,
             message: self.message,
+            retry_in: self.retry_in,
         }
     }
 }

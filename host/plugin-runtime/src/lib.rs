@@ -9,11 +9,14 @@
 #![warn(missing_docs)]
 
 mod bindings;
+mod bound;
+mod breaker;
 mod budget;
 mod cache;
 mod chain;
 mod clock;
 mod error;
+mod fallback;
 mod guest;
 mod held;
 mod idle;
@@ -33,6 +36,7 @@ mod ticker;
 mod types;
 mod watcher;
 
+pub use breaker::{BreakerConfig, BreakerState};
 pub use chain::{Binding, Chain};
 pub use clock::{Clock, SystemClock};
 pub use error::{ChainError, ChainFailure, FailureKind, LoadError, RuntimeError};

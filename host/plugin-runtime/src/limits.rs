@@ -93,15 +93,36 @@ impl Limits {
 /// What the instance pool reserves for each table.
 pub(crate) const MAX_TABLE_ELEMENTS: u64 = 100_000;
 
-/// What happens to a request when a plugin fails.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What happens to a request when a plugin fails. Everything but `Closed` is counted and logged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailurePolicy {
     /// The request fails, naming plugin and cause.
     #[default]
     Closed,
-    /// The plugin is skipped, counted and logged.
+    /// The plugin is skipped.
     Open,
+    /// The call is repeated on the version that was live before,
+    /// [`Binding::previous`](crate::Binding::previous): `validate`, `render`, and the making of a
+    /// processor with its first call. What a processor knew of an answer is lost with it: one that
+    /// fails later fails the answer, as it does where there is no version before.
+    Previous,
+    /// This text is the answer. Where `validate` or `render` fails it ends the request with the
+    /// reason `stop`; where a processor fails it follows what the client has got so far, and the
+    /// answer is cut there, with the reason `content_filter`.
+    Static(String),
+}
+
+impl FailurePolicy {
+    /// The policy as configurations name it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::Previous => "previous",
+            Self::Static(_) => "static",
+        }
+    }
 }
 
 /// Which imports a binding may use. Denied unless granted; a plugin's own settings are its own.

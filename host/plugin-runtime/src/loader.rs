@@ -264,9 +264,9 @@ fn probe(artifact: &Artifact, name: &str) -> Result<(), LoadError> {
             )
         })
     });
-    made.map_err(|Failure { kind, message }| LoadError::Probe {
-        kind,
-        message: shown(&message),
+    made.map_err(|failure| LoadError::Probe {
+        kind: failure.kind,
+        message: shown(&failure.message),
     })?;
     match mismatch {
         Some(error) => Err(LoadError::Mismatch {

@@ -1,17 +1,17 @@
 //! The processors of one answer, in order: what one emits is what the next one sees.
 
+mod link;
+
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::chain::{Bound, Chain};
-use crate::error::{ChainFailure, FailureKind};
-use crate::guest::{Failure, Processor};
-use crate::held::Held;
+use crate::chain::Chain;
+use crate::error::ChainFailure;
 use crate::plugin::Stage;
-use crate::run::survive;
 use crate::state::RequestScope;
 use crate::types::{AnswerContext, Delta, FinishReason, Output};
+use link::{Flow, Link};
 
 /// Runs the processors of one answer. Owns its instances; one per choice, each may live on a task
 /// of its own.
@@ -22,17 +22,6 @@ pub struct Responder {
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// One processor of the answer.
-struct Link {
-    bound: Arc<Bound>,
-    /// `None` once it failed and is skipped.
-    processor: Option<Processor>,
-    held: Held,
-    /// The most bytes held so far.
-    most_held: usize,
-    scope: Arc<RequestScope>,
-}
-
 /// How the answer ended before or with `finish`.
 #[derive(Clone)]
 enum End {
@@ -41,20 +30,11 @@ enum End {
     Failed(ChainFailure),
 }
 
-/// What goes from one processor to the next.
-struct Flow {
-    delta: Option<Delta>,
-    /// Set when the answer ends with this step.
-    end: Option<FinishReason>,
-    /// Whether a processor ended it, or changed its end.
-    cut: bool,
-}
-
 impl Responder {
     pub(crate) async fn new(
         chain: &Chain,
         scope: &Arc<RequestScope>,
-        context: &AnswerContext,
+        context: AnswerContext,
     ) -> Result<Self, ChainFailure> {
         let bound: Vec<_> = chain
             .stage(Stage::Respond)
@@ -67,36 +47,24 @@ impl Responder {
                 _room: None,
             });
         };
+        let context = Arc::new(context);
         let count = u32::try_from(bound.len()).unwrap_or(u32::MAX);
         let reserved = first.binding.plugin.artifact().shared.reserve(count).await;
+        let mut links = Vec::with_capacity(bound.len());
         let room = match reserved {
-            Ok(room) => Some(room),
-            Err(failure) => {
-                // Open bindings are skipped; one closed one fails the answer.
+            Ok(room) => {
                 for bound in bound {
-                    scope.failed(bound, Stage::Respond, &failure);
-                    survive(bound, Stage::Respond, failure.clone())?;
+                    links.push(Link::new(bound, scope, &context).await?);
                 }
-                return Ok(Self {
-                    links: Vec::new(),
-                    end: None,
-                    _room: None,
-                });
+                Some(room)
+            }
+            Err(failure) => {
+                for bound in bound {
+                    links.push(Link::without_room(bound, scope, failure.clone())?);
+                }
+                None
             }
         };
-        let mut links = Vec::with_capacity(bound.len());
-        for bound in bound {
-            match processor(bound, scope, context).await {
-                Ok(processor) => links.push(Link {
-                    bound: Arc::clone(bound),
-                    processor: Some(processor),
-                    held: Held::default(),
-                    most_held: 0,
-                    scope: Arc::clone(scope),
-                }),
-                Err(failure) => survive(bound, Stage::Respond, failure)?,
-            }
-        }
         Ok(Self {
             links,
             end: None,
@@ -106,9 +74,7 @@ impl Responder {
 
     /// Whether no processor looks at the answer: every delta is emitted as it is.
     pub fn is_passthrough(&self) -> bool {
-        self.links
-            .iter()
-            .all(|link| link.processor.is_none() && link.held.len() == 0)
+        self.links.iter().all(Link::is_passthrough)
     }
 
     /// Passes the next delta through the processors. A delta without text reaches none of them.
@@ -173,150 +139,11 @@ impl Responder {
             }
         }
     }
-}
 
-impl Responder {
     /// The answer is over: instances that may serve on are given back.
     async fn release(&mut self) {
         for link in &mut self.links {
-            if link.bound.binding.reuse > 0
-                && let Some(processor) = link.processor.take()
-                && let Some(guest) = processor.release().await
-            {
-                link.bound.give_back(guest);
-            }
+            link.release().await;
         }
-    }
-}
-
-impl Link {
-    /// Turns what comes from before this processor into what goes behind it.
-    async fn step(&mut self, flow: &mut Flow) -> Result<(), ChainFailure> {
-        let mut out: Option<Delta> = None;
-        if let Some(delta) = flow.delta.take().filter(|delta| !delta.text.is_empty()) {
-            let pushed = self.push(delta).await?;
-            match pushed {
-                Pushed::On(delta) => out = delta,
-                Pushed::Cut { reason, text } => {
-                    // It has said its last word, so it is not asked to finish.
-                    flow.delta = plain(text);
-                    (flow.end, flow.cut) = (Some(reason), true);
-                    return Ok(());
-                }
-            }
-        }
-        if let Some(reason) = flow.end {
-            let (text, changed) = self.finish(reason).await?;
-            out = join(out, text);
-            if let Some(reason) = changed {
-                (flow.end, flow.cut) = (Some(reason), true);
-            }
-        }
-        flow.delta = out;
-        Ok(())
-    }
-
-    async fn push(&mut self, delta: Delta) -> Result<Pushed, ChainFailure> {
-        let Some(processor) = &mut self.processor else {
-            return Ok(Pushed::On(Some(delta)));
-        };
-        let result = processor.push(delta.clone(), self.held.len()).await;
-        match result {
-            Ok(Some(Output::Cut { reason, text })) => {
-                // Anything it held goes with it: that is what a cut is for.
-                self.held.take();
-                Ok(Pushed::Cut { reason, text })
-            }
-            Ok(Some(Output::Emit(text))) => {
-                let unchanged = self.held.emit(&delta.text, &text);
-                let out = if unchanged { Some(delta) } else { plain(text) };
-                let flushed = self.bound_held()?;
-                Ok(Pushed::On(join(out, flushed)))
-            }
-            Ok(None) => {
-                self.held.hold(&delta.text);
-                let flushed = self.bound_held()?;
-                Ok(Pushed::On(plain(flushed)))
-            }
-            Err(failure) => {
-                self.held.hold(&delta.text);
-                Ok(Pushed::On(plain(self.skip(failure)?)))
-            }
-        }
-    }
-
-    /// The processor's last text, and the reason if it changed it.
-    async fn finish(
-        &mut self,
-        reason: FinishReason,
-    ) -> Result<(String, Option<FinishReason>), ChainFailure> {
-        let Some(processor) = &mut self.processor else {
-            return Ok((String::new(), None));
-        };
-        let result = processor.finish(reason, self.held.len()).await;
-        match result {
-            Ok(Some(Output::Emit(text))) => Ok((text, None)),
-            Ok(Some(Output::Cut { reason, text })) => Ok((text, Some(reason))),
-            Ok(None) => Ok((String::new(), None)),
-            Err(failure) => Ok((self.skip(failure)?, None)),
-        }
-    }
-
-    /// Ends the processor if it holds more than it may; answers what is to be flushed.
-    fn bound_held(&mut self) -> Result<String, ChainFailure> {
-        let limit = self.bound.binding.limits.held_bytes;
-        let held = self.held.len();
-        if held > self.most_held {
-            self.most_held = held;
-            let observer = &self.scope.services.observer;
-            observer.held(self.bound.binding.plugin.id(), held as u64);
-        }
-        if held as u64 <= limit {
-            return Ok(String::new());
-        }
-        let message = format!("holds back {held} bytes of the answer, {limit} are allowed");
-        let failure = Failure::new(FailureKind::HeldTooMuch, message);
-        self.scope.failed(&self.bound, Stage::Respond, &failure);
-        self.skip(failure)
-    }
-
-    /// The processor failed. If it fails open, text passes it by from now on, and what it held is
-    /// answered so that nothing of it is lost.
-    fn skip(&mut self, failure: Failure) -> Result<String, ChainFailure> {
-        self.processor = None;
-        survive(&self.bound, Stage::Respond, failure)?;
-        Ok(self.held.take())
-    }
-}
-
-/// What a processor made of a delta.
-enum Pushed {
-    On(Option<Delta>),
-    Cut { reason: FinishReason, text: String },
-}
-
-async fn processor(
-    bound: &Bound,
-    scope: &Arc<RequestScope>,
-    context: &AnswerContext,
-) -> Result<Processor, Failure> {
-    let artifact = bound.binding.plugin.artifact();
-    let guest = bound.guest(scope, &context.request_id, Stage::Respond);
-    guest.await?.processor(artifact, context).await
-}
-
-/// Text whose tokens are not known any more; `None` where there is none.
-fn plain(text: String) -> Option<Delta> {
-    (!text.is_empty()).then(|| Delta {
-        text,
-        ..Delta::default()
-    })
-}
-
-fn join(delta: Option<Delta>, text: String) -> Option<Delta> {
-    match delta {
-        Some(delta) if text.is_empty() => Some(delta),
-        Some(delta) => plain(delta.text + &text),
-        None => plain(text),
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::warn;
 
 use crate::bindings;
-use crate::chain::{Bound, Chain};
+use crate::bound::Bound;
+use crate::chain::Chain;
 use crate::error::ChainFailure;
+use crate::fallback::Fallback;
 use crate::guest::{Failure, Guest, message_bytes, sampling_bytes};
-use crate::limits::FailurePolicy;
-use crate::plugin::{PluginId, Stage};
+use crate::plugin::{Plugin, PluginId, Stage};
 use crate::responder::Responder;
 use crate::services::Services;
 use crate::state::RequestScope;
@@ -36,7 +36,7 @@ pub enum Validated {
         text: String,
         /// The reason that the client sees.
         finish: FinishReason,
-        /// Who answered.
+        /// Who answered, or whose static answer it is.
         plugin: PluginId,
     },
     /// Start again on another route, at most once per request.
@@ -61,6 +61,16 @@ pub enum Rendered {
         plugin: PluginId,
         /// Why.
         refusal: Refusal,
+    },
+    /// It failed, and the client gets the static answer of its binding, through the response
+    /// stage; the model is not asked.
+    Answered {
+        /// The whole text.
+        text: String,
+        /// The reason that the client sees.
+        finish: FinishReason,
+        /// Whose static answer it is.
+        plugin: PluginId,
     },
 }
 
@@ -103,41 +113,36 @@ impl Run {
         }
         let mut seen = bindings::chat(&chat);
         for (index, bound) in validators {
-            let judged = self.judge(bound, &seen, &chat, index == renderer).await;
-            let plugin = bound.binding.plugin.id();
-            if let Ok(verdict) = &judged {
-                self.scope.services.observer.judged(plugin, verdict);
-            }
-            match judged {
-                Ok(Verdict::Accept) => {}
-                Ok(Verdict::Amend { messages, sampling }) => {
+            let (verdict, plugin) = self.judge(bound, &seen, &chat, index == renderer).await?;
+            self.scope.services.observer.judged(plugin.id(), &verdict);
+            match verdict {
+                Verdict::Accept => {}
+                Verdict::Amend { messages, sampling } => {
                     chat.messages = messages.unwrap_or(chat.messages);
                     chat.sampling = sampling.unwrap_or(chat.sampling);
                     seen = bindings::chat(&chat);
                 }
-                Ok(Verdict::Refuse(refusal)) => {
+                Verdict::Refuse(refusal) => {
                     return Ok(Validated::Refused {
-                        plugin: plugin.clone(),
+                        plugin: plugin.id().clone(),
                         refusal,
                     });
                 }
-                Ok(Verdict::Answer { text, finish }) => {
-                    let plugin = plugin.clone();
+                Verdict::Answer { text, finish } => {
                     return Ok(Validated::Answered {
                         chat,
                         text,
                         finish,
-                        plugin,
+                        plugin: plugin.id().clone(),
                     });
                 }
-                Ok(Verdict::Reroute(route)) => {
+                Verdict::Reroute(route) => {
                     return Ok(Validated::Rerouted {
                         chat,
                         route,
-                        plugin: plugin.clone(),
+                        plugin: plugin.id().clone(),
                     });
                 }
-                Err(failure) => survive(bound, Stage::Validate, failure)?,
             }
         }
         Ok(Validated::Continue(chat))
@@ -146,21 +151,14 @@ impl Run {
     /// Renders `chat`. The instances of this run end here; what it started stays.
     ///
     /// # Errors
-    /// The renderer failed; there is nothing to go on with, whatever its failure policy.
+    /// The renderer failed. There is nothing to go on with, so it is never skipped.
     pub async fn render(&mut self, chat: &Chat) -> Result<Rendered, ChainFailure> {
         let chain = Arc::clone(&self.chain);
         let (_, bound) = chain.renderer();
-        let rendered = self.try_render(bound, chat).await;
+        let rendered = self.render_or_fall_back(bound, chat).await;
         self.renderer = None;
         self.room = None;
-        match rendered {
-            Ok(Ok(prompt)) => Ok(Rendered::Prompt(prompt)),
-            Ok(Err(refusal)) => Ok(Rendered::Refused {
-                plugin: bound.binding.plugin.id().clone(),
-                refusal,
-            }),
-            Err(failure) => Err(failure.in_chain(bound, Stage::Render)),
-        }
+        rendered
     }
 
     /// Makes the processors of one answer: fresh instances, which live as long as the responder.
@@ -175,21 +173,81 @@ impl Run {
     ) -> impl Future<Output = Result<Responder, ChainFailure>> + Send + use<> {
         let chain = Arc::clone(&self.chain);
         let scope = Arc::clone(&self.scope);
-        async move { Responder::new(&chain, &scope, &context).await }
+        async move { Responder::new(&chain, &scope, context).await }
     }
 
+    /// The verdict of `bound`, or what its policy makes of its failure; and whose verdict it is.
     async fn judge(
         &mut self,
         bound: &Bound,
         seen: &bindings::types::Chat,
         chat: &Chat,
         keep: bool,
+    ) -> Result<(Verdict, Plugin), ChainFailure> {
+        const STAGE: Stage = Stage::Validate;
+        let plugin = bound.binding.plugin.clone();
+        let failure = match self.try_validate(bound, seen, chat, keep).await {
+            Ok(verdict) => return Ok((verdict, plugin)),
+            Err(failure) => failure,
+        };
+        match bound.fall_back(&self.scope, STAGE, failure, true)? {
+            Fallback::Skip => Ok((Verdict::Accept, plugin)),
+            Fallback::Answer(text) => {
+                let finish = FinishReason::Stop;
+                Ok((Verdict::Answer { text, finish }, plugin))
+            }
+            // Not kept for rendering, which its successor tries first.
+            Fallback::Previous(bound) => match self.try_validate(&bound, seen, chat, false).await {
+                Ok(verdict) => Ok((verdict, bound.binding.plugin.clone())),
+                Err(failure) => Err(failure.in_chain(&bound, STAGE)),
+            },
+        }
+    }
+
+    async fn render_or_fall_back(
+        &mut self,
+        bound: &Bound,
+        chat: &Chat,
+    ) -> Result<Rendered, ChainFailure> {
+        const STAGE: Stage = Stage::Render;
+        let kept = self.renderer.take();
+        let failure = match self.try_render(bound, kept, chat).await {
+            Ok(rendered) => return Ok(told(bound, rendered)),
+            Err(failure) => failure,
+        };
+        match bound.fall_back(&self.scope, STAGE, failure, true)? {
+            Fallback::Skip => unreachable!("`fall_back` skips no renderer"),
+            Fallback::Answer(text) => Ok(Rendered::Answered {
+                text,
+                finish: FinishReason::Stop,
+                plugin: bound.binding.plugin.id().clone(),
+            }),
+            Fallback::Previous(bound) => match self.try_render(&bound, None, chat).await {
+                Ok(rendered) => Ok(told(&bound, rendered)),
+                Err(failure) => Err(failure.in_chain(&bound, STAGE)),
+            },
+        }
+    }
+
+    async fn try_validate(
+        &mut self,
+        bound: &Bound,
+        seen: &bindings::types::Chat,
+        chat: &Chat,
+        keep: bool,
     ) -> Result<Verdict, Failure> {
-        self.make_room(bound, Stage::Validate).await?;
-        let artifact = bound.binding.plugin.artifact();
-        let made = bound.guest(&self.scope, &chat.request_id, Stage::Validate);
-        let mut guest = made.await?;
-        let verdict = guest.validate(artifact, seen, chat_bytes(chat)).await?;
+        const STAGE: Stage = Stage::Validate;
+        self.make_room(bound, STAGE).await?;
+        let permit = bound.admit(&self.scope, STAGE)?;
+        let judged = async {
+            let artifact = bound.binding.plugin.artifact();
+            let mut guest = bound.guest(&self.scope, &chat.request_id, STAGE).await?;
+            let verdict = guest.validate(artifact, seen, chat_bytes(chat)).await?;
+            Ok((guest, verdict))
+        };
+        let judged = judged.await;
+        permit.conclude(&self.scope, judged.as_ref().err());
+        let (guest, verdict) = judged?;
         match keep {
             true => self.renderer = Some(guest),
             false => bound.give_back(guest),
@@ -197,25 +255,30 @@ impl Run {
         Ok(verdict)
     }
 
+    /// `kept` is the instance that has validated, if it is still there.
     async fn try_render(
         &mut self,
         bound: &Bound,
+        kept: Option<Guest>,
         chat: &Chat,
     ) -> Result<Result<Prompt, Refusal>, Failure> {
-        let artifact = bound.binding.plugin.artifact();
-        let mut guest = match self.renderer.take() {
-            Some(guest) => guest,
-            None => {
-                self.make_room(bound, Stage::Render).await?;
-                let made = bound.guest(&self.scope, &chat.request_id, Stage::Render);
-                made.await?
-            }
+        const STAGE: Stage = Stage::Render;
+        self.make_room(bound, STAGE).await?;
+        let permit = bound.admit(&self.scope, STAGE)?;
+        let rendered = async {
+            let artifact = bound.binding.plugin.artifact();
+            let mut guest = match kept {
+                Some(guest) => guest,
+                None => bound.guest(&self.scope, &chat.request_id, STAGE).await?,
+            };
+            let seen = bindings::chat(chat);
+            let rendered = guest.render(artifact, &seen, chat_bytes(chat)).await?;
+            bound.give_back(guest);
+            Ok(rendered)
         };
-        let rendered = guest
-            .render(artifact, &bindings::chat(chat), chat_bytes(chat))
-            .await?;
-        bound.give_back(guest);
-        Ok(rendered)
+        let rendered = rendered.await;
+        permit.conclude(&self.scope, rendered.as_ref().err());
+        rendered
     }
 
     /// Takes the room that this run can need at once: one instance, and one more where the
@@ -224,6 +287,7 @@ impl Run {
         if self.room.is_some() {
             return Ok(());
         }
+        bound.check_breaker(&self.scope, stage)?;
         let (_, renderer) = self.chain.renderer();
         let kept = renderer.binding.plugin.has(Stage::Validate);
         let count = if kept && self.chain.stage(Stage::Validate).count() > 1 {
@@ -238,16 +302,13 @@ impl Run {
     }
 }
 
-/// Goes on without the plugin if its binding fails open.
-pub(crate) fn survive(bound: &Bound, stage: Stage, failure: Failure) -> Result<(), ChainFailure> {
-    match bound.binding.on_failure {
-        FailurePolicy::Closed => Err(failure.in_chain(bound, stage)),
-        FailurePolicy::Open => {
-            let (plugin, route) = (bound.binding.plugin.label(), &*bound.profile.route);
-            let (kind, message) = (failure.kind.as_str(), failure.message);
-            warn!(plugin, route, %stage, kind, message, "plugin failed and is skipped: it fails open");
-            Ok(())
-        }
+fn told(bound: &Bound, rendered: Result<Prompt, Refusal>) -> Rendered {
+    match rendered {
+        Ok(prompt) => Rendered::Prompt(prompt),
+        Err(refusal) => Rendered::Refused {
+            plugin: bound.binding.plugin.id().clone(),
+            refusal,
+        },
     }
 }
 

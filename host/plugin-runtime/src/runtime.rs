@@ -12,6 +12,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 
 use crate::bindings;
 use crate::cache::Cache;
+use crate::clock::{Clock, SystemClock};
 use crate::error::{FailureKind, LoadError, RuntimeError};
 use crate::guest::Failure;
 use crate::idle;
@@ -91,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) max_component_bytes: u64,
     pub(crate) max_memory_bytes: u64,
     pub(crate) counts_fuel: bool,
+    /// By which circuit breakers give another chance.
+    pub(crate) clock: Arc<dyn Clock>,
     /// The instances that wait for a request.
     pub(crate) idle: idle::Bindings,
     slots: Arc<Semaphore>,
@@ -106,6 +109,14 @@ impl PluginRuntime {
     /// thread. Too little address space is none: instances are then made on demand, and the log
     /// says so.
     pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeError> {
+        Self::with_clock(config, Arc::new(SystemClock))
+    }
+
+    /// The same, with the clock by which circuit breakers give plugins another chance.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_clock(config: RuntimeConfig, clock: Arc<dyn Clock>) -> Result<Self, RuntimeError> {
         check(&config)?;
         let engine = engine(&config)?;
         let mut linker = Linker::new(&engine);
@@ -130,6 +141,7 @@ impl PluginRuntime {
             max_component_bytes: config.max_component_bytes,
             max_memory_bytes: config.max_memory_bytes,
             counts_fuel: config.count_fuel,
+            clock,
             idle: idle::Bindings::default(),
             slots: Arc::new(Semaphore::new(config.max_instances as usize)),
             max_instances: config.max_instances,

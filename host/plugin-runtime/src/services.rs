@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock};
 use crate::error::FailureKind;
 use crate::kv::Kv;
+use crate::limits::FailurePolicy;
 use crate::model::{Model, ModelAnswer, ModelError, NoModel};
 use crate::plugin::{PluginId, Stage};
 use crate::random::{Random, SystemRandom};
@@ -39,12 +40,18 @@ pub trait CallObserver: Send + Sync {
     /// Called during a call when an import has told the guest something.
     fn told(&self, _plugin: &PluginId, _told: Told<'_>) {}
 
-    /// Called when a validator has decided.
+    /// Called when it is clear what a validator decides, or its failure policy in its place.
     fn judged(&self, _plugin: &PluginId, _verdict: &Verdict) {}
 
-    /// Called for a failure that was no call: no room for an instance, or more of an answer held
-    /// back than is allowed.
+    /// Called for a failure that was no call: no room for an instance, an open circuit breaker, or
+    /// more of an answer held back than is allowed.
     fn failed(&self, _plugin: &PluginId, _stage: Stage, _kind: FailureKind) {}
+
+    /// Called when a request goes on in spite of a failure, as `policy` says.
+    fn fell_back(&self, _plugin: &PluginId, _stage: Stage, _policy: &FailurePolicy) {}
+
+    /// Called when a circuit breaker opens.
+    fn breaker_opened(&self, _plugin: &PluginId, _stage: Stage) {}
 
     /// Called when a processor holds back more bytes of its answer than before.
     fn held(&self, _plugin: &PluginId, _bytes: u64) {}

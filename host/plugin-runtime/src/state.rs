@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use wasmtime::ResourceLimiter;
 
+use crate::bound::Bound;
 use crate::budget::Budget;
-use crate::chain::Bound;
 use crate::guest::Failure;
 use crate::kv::Store;
 use crate::limits::{Grants, Limits};

@@ -226,15 +226,7 @@ pub(super) async fn play(
                 return Ok(());
             }
             Validated::Answered { text, finish, .. } => {
-                found.put("verdict", "answer");
-                found.put("answer", text.as_str());
-                found.put("finish", reason(finish));
-                let reply = Delta {
-                    text,
-                    token_ids: vec![0],
-                    logprobs: Vec::new(),
-                };
-                answer = (vec![reply], finish);
+                answer = reply(text, finish, found);
             }
             Validated::Rerouted { route, .. } => {
                 found.put("verdict", "reroute");
@@ -250,6 +242,7 @@ pub(super) async fn play(
                 found.refused("refuse", &refusal);
                 return Ok(());
             }
+            Rendered::Answered { text, finish, .. } => answer = reply(text, finish, found),
         }
     }
     // A case that says nothing of an answer ends before there is one.
@@ -272,6 +265,19 @@ pub(super) async fn play(
         chain.completed(services, &summary).await;
     }
     Ok(())
+}
+
+/// An answer that needs no model, as the processors see it.
+fn reply(text: String, finish: FinishReason, found: &mut Expect) -> (Vec<Delta>, FinishReason) {
+    found.put("verdict", "answer");
+    found.put("answer", text.as_str());
+    found.put("finish", reason(finish));
+    let reply = Delta {
+        text,
+        token_ids: vec![0],
+        logprobs: Vec::new(),
+    };
+    (vec![reply], finish)
 }
 
 /// What each delta became, what came at the end, and all of it.

@@ -125,7 +125,7 @@ fn bind(plugin: &Plugin, binding: &recording::Binding) -> Binding {
             delta_ms: CALL_MS,
             ..binding.limits.clone()
         },
-        on_failure: binding.on_failure,
+        on_failure: binding.on_failure.clone(),
         allow_open_validator: binding.allow_open_validator,
         ..Binding::new(plugin.clone())
     }

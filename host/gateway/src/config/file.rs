@@ -617,14 +617,24 @@ pub struct BindingSection {
     pub grants: Vec<GrantName>,
     /// How many later requests an instance that has answered may serve, one after the other, before
     /// it is dropped. What the plugin keeps in its memory is seen by those requests; a failure ends
-    /// an instance at once. On a route that records, it means nothing. Default 0, a fresh instance for each request, but 1000 for the binary's
-    /// own templates, which keep nothing.
+    /// an instance at once. On a route that records, it means nothing. Default 0, a
+    /// fresh instance for each request, but 1000 for the binary's own templates, which keep nothing.
     #[serde(default)]
     pub reuse: Option<u32>,
-    /// What happens when a call fails: `closed` answers with 500, `open` goes on without the
-    /// plugin. Default `closed`.
+    /// What happens when a call fails: `closed` answers with 500; `open` goes on without the
+    /// plugin; `previous` repeats the call on the version that was live before, where there is one
+    /// and unless a processor fails in mid-answer, else it is `closed`; `static` answers with
+    /// `static_answer`. Default `closed`.
     #[serde(default)]
     pub on_failure: Option<FailurePolicyName>,
+    /// The answer of `on_failure = "static"`: where the plugin fails before the model is asked, all
+    /// of it, with the finish reason `stop`; where it fails on the answer, what follows the text
+    /// that has come so far, with `content_filter`. No default; `static` needs one.
+    #[serde(default)]
+    pub static_answer: Option<String>,
+    /// When the plugin is left alone for a while, so that requests go straight to `on_failure`.
+    #[serde(default)]
+    pub breaker: BreakerSection,
     /// Accept `on_failure = "open"` for a plugin that validates. Default false.
     #[serde(default)]
     pub force_open: bool,
@@ -634,6 +644,21 @@ pub struct BindingSection {
     /// What the plugin may ask the model, where `grants` has `model`.
     #[serde(default)]
     pub model: QuestionsSection,
+}
+
+/// `breaker` of a binding: a plugin that fails every time is not called for a while. Each of its
+/// stages on each route has a circuit breaker of its own; a changed chain begins with closed ones.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BreakerSection {
+    /// Failures in a row that open it, whatever requests they come from; a success between them
+    /// starts the count anew. 0 turns it off. Default 10.
+    pub failures: Option<u32>,
+    /// Milliseconds until one request tries the plugin again; twice as long after each try that
+    /// fails. Default 1000.
+    pub backoff_ms: Option<NonZeroU32>,
+    /// The most that becomes of `backoff_ms`. Default 60000.
+    pub max_backoff_ms: Option<NonZeroU32>,
 }
 
 /// `model` of a binding: the plugin's own questions to the loaded model.
@@ -698,6 +723,10 @@ pub enum FailurePolicyName {
     Closed,
     /// The request goes on without the plugin; counted and logged.
     Open,
+    /// The version that was live before has the call to answer.
+    Previous,
+    /// A configured text is the answer.
+    Static,
 }
 
 /// `[[keys]]`: one API key.

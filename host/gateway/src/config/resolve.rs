@@ -16,13 +16,14 @@ use super::{
     SamplingLimits, SamplingSection, ServerConfig,
     error::nearest,
     file::{
-        BindingSection, ConfigFile, GuardSection, PluginLimitsSection, QuestionsSection,
-        RouteSection, ServerSection,
+        BindingSection, BreakerSection, ConfigFile, GuardSection, PluginLimitsSection,
+        QuestionsSection, RouteSection, ServerSection,
     },
     location::Document,
     provenance, sources,
 };
 use crate::{builtin, oci::Registries, signing::TrustedKeys};
+use gapura_plugin_runtime::BreakerConfig;
 
 /// Why there is no float16.
 const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
@@ -203,6 +204,44 @@ fn check_route(
         if let Err(error) = serde_json::to_value(&binding.settings) {
             return Err(document.invalid(&format!("{key}.settings"), error.to_string()));
         }
+        check_failure(binding, &key, document)?;
+    }
+    Ok(())
+}
+
+fn check_failure(
+    binding: &BindingSection,
+    key: &str,
+    document: &Document<'_>,
+) -> Result<(), ConfigError> {
+    let is_static = binding.on_failure == Some(FailurePolicyName::Static);
+    match &binding.static_answer {
+        None if is_static => {
+            let message = "`on_failure` is `static`, which needs the text: `static_answer = \"…\"`";
+            return Err(document.invalid(&format!("{key}.on_failure"), message.to_owned()));
+        }
+        Some(text) if is_static && text.trim().is_empty() => {
+            let message = "`static_answer` is empty; it is what clients read";
+            return Err(document.invalid(&format!("{key}.static_answer"), message.to_owned()));
+        }
+        Some(_) if !is_static => {
+            let message = "`static_answer` means nothing without `on_failure = \"static\"`";
+            return Err(document.invalid(&format!("{key}.static_answer"), message.to_owned()));
+        }
+        _ => {}
+    }
+    let BreakerConfig {
+        backoff,
+        max_backoff,
+        ..
+    } = breaker(&binding.breaker);
+    if max_backoff < backoff {
+        let message = format!(
+            "`max_backoff_ms` is {}, less than `backoff_ms`, which is {}",
+            max_backoff.as_millis(),
+            backoff.as_millis()
+        );
+        return Err(document.invalid(&format!("{key}.breaker"), message));
     }
     Ok(())
 }
@@ -516,9 +555,23 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
         grants: binding.grants.clone(),
         reuse: binding.reuse,
         on_failure: binding.on_failure,
+        static_answer: binding.static_answer.clone(),
+        breaker: breaker(&binding.breaker),
         force_open: binding.force_open && binding.on_failure == Some(FailurePolicyName::Open),
         limits: plugin_limits(&binding.limits, limits),
         questions: question_limits(&binding.model),
+    }
+}
+
+fn breaker(section: &BreakerSection) -> BreakerConfig {
+    let default = BreakerConfig::default();
+    let millis = |ms: Option<NonZeroU32>, default| {
+        ms.map_or(default, |ms| Duration::from_millis(ms.get().into()))
+    };
+    BreakerConfig {
+        failures: section.failures.unwrap_or(default.failures),
+        backoff: millis(section.backoff_ms, default.backoff),
+        max_backoff: millis(section.max_backoff_ms, default.max_backoff),
     }
 }
 
@@ -531,6 +584,8 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         grants: vec![GrantName::Log],
         reuse: None,
         on_failure: None,
+        static_answer: None,
+        breaker: BreakerSection::default(),
         force_open: false,
         limits: PluginLimitsSection::default(),
         model: QuestionsSection::default(),

@@ -373,7 +373,7 @@ fn what_two_gateways_could_read_differently_is_no_desired_state() {
     insta::assert_snapshot!(message(&format!("[plugins.sources]\npersona = {{ oci = 'oci://r.example.com/p@sha256:{digest}', canary = 0 }}\n")), @"gapura.toml:2:11: `canary` is 0; a canary answers 1 to 100 of a hundred requests");
     insta::assert_snapshot!(message(&format!("[plugins.sources]\ntemplate = 'oci://r.example.com/p@sha256:{digest}'\n")), @"gapura.toml:2:12: `template` cannot be the name of a plugin: in a route it stands for the built-in template that suits the model");
     insta::assert_snapshot!(message("[plugins.sources]\npersona = 3\n"), @r#"gapura.toml:2:11: a reference is needed, such as `"oci://registry.example.com/team/persona@sha256:…"`, or a table `{ oci = "…", canary = 10 }`"#);
-    insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\n"), @"gapura.toml:1:13: `username` and `password_env` belong together; say both, or neither");
+    insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\n"), @"gapura.toml:1:1: `username` and `password_env` belong together; say both, or neither");
     insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\npassword_env = 'NOT_SET'\n"), @"gapura.toml:3:16: the environment variable `NOT_SET` is not set; it is to hold the password of `u`");
-    insta::assert_snapshot!(message("[registries.'https://r.example.com']\n"), @"gapura.toml:1:13: `https://r.example.com` is not a registry such as `registry.example.com` or `127.0.0.1:5000`");
+    insta::assert_snapshot!(message("[registries.'https://r.example.com']\n"), @"gapura.toml:1:1: `https://r.example.com` is not a registry such as `registry.example.com` or `127.0.0.1:5000`");
 }

@@ -55,7 +55,9 @@ fn with_trial(
     serving: &BTreeMap<String, Serving>,
     releases: &Releases,
 ) -> Result<Route, ControlError> {
-    let live = chain(config, serving, releases, |serving| &serving.live)?;
+    let live = chain(config, serving, releases, |serving| {
+        (&serving.live, serving.previous.as_ref())
+    })?;
     let mut route = Route::new(config, Arc::new(live));
     let mut tried = config.plugins.iter().filter_map(|binding| {
         let trial = serving.get(&binding.plugin)?.trial.as_ref()?;
@@ -74,9 +76,10 @@ fn with_trial(
             state: VersionState::Trial(trial.mode).to_string(),
         });
     }
+    // Before a version on trial comes the live one.
     let candidate = chain(config, serving, releases, |serving| match &serving.trial {
-        Some(trial) => &trial.plugin,
-        None => &serving.live,
+        Some(trial) => (&trial.plugin, Some(&serving.live)),
+        None => (&serving.live, serving.previous.as_ref()),
     })?;
     route.trial = Some(Trial {
         mode: trial.mode,
@@ -91,17 +94,22 @@ fn chain(
     route: &RouteConfig,
     serving: &BTreeMap<String, Serving>,
     releases: &Releases,
-    version: impl Fn(&Serving) -> &Plugin,
+    versions: impl Fn(&Serving) -> (&Plugin, Option<&Plugin>),
 ) -> Result<Chain, ControlError> {
     let mut bindings = Vec::with_capacity(route.plugins.len());
     for binding in &route.plugins {
         let Some(found) = serving.get(&binding.plugin) else {
             return Err(unknown_plugin(&route.name, &binding.plugin, serving));
         };
-        let plugin = version(found);
-        let signatures = releases.signatures(&binding.plugin, plugin.digest());
-        provenance::check(route, binding, plugin.digest(), signatures)?;
-        let mut bound = bind(plugin.clone(), binding);
+        let (plugin, previous) = versions(found);
+        let accepts = |plugin: &Plugin| {
+            let signatures = releases.signatures(&binding.plugin, plugin.digest());
+            provenance::check(route, binding, plugin.digest(), signatures)
+        };
+        accepts(plugin)?;
+        // What the route would not bind does not answer in its plugin's place either.
+        let previous = previous.filter(|previous| accepts(previous).is_ok());
+        let mut bound = bind(plugin.clone(), previous.cloned(), binding);
         // What is recorded is all that the chain was given, which an instance's past is not.
         if route.record.is_some() && !builtin::is_one(plugin.digest()) {
             bound.reuse = 0;
@@ -111,7 +119,7 @@ fn chain(
     Ok(Chain::new(&route.name, bindings)?)
 }
 
-fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
+fn bind(plugin: Plugin, previous: Option<Plugin>, config: &BindingConfig) -> Binding {
     let imports = config.grants.iter().map(|grant| match grant {
         GrantName::Log => Import::Log,
         GrantName::Config => Import::Config,
@@ -134,9 +142,15 @@ fn bind(plugin: Plugin, config: &BindingConfig) -> Binding {
         limits: limits(&config.limits, config.questions),
         on_failure: match config.on_failure {
             Some(FailurePolicyName::Open) => FailurePolicy::Open,
+            Some(FailurePolicyName::Previous) => FailurePolicy::Previous,
+            Some(FailurePolicyName::Static) => {
+                FailurePolicy::Static(config.static_answer.clone().unwrap_or_default())
+            }
             Some(FailurePolicyName::Closed) | None => FailurePolicy::Closed,
         },
         allow_open_validator: config.force_open,
+        previous: previous.filter(|_| config.on_failure == Some(FailurePolicyName::Previous)),
+        breaker: config.breaker,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the administration API says of plugins and routes.
 
-use gapura_plugin_runtime::Plugin;
+use gapura_plugin_runtime::{BreakerState, Plugin};
 use serde::Serialize;
 
 use crate::{
@@ -178,12 +178,18 @@ pub struct BindingStatus {
     pub stages: Vec<&'static str>,
     /// The imports that it is bound to grant, for the plugin needs them.
     pub grants_needed: Vec<&'static str>,
-    /// `closed` or `open`.
+    /// `closed`, `open`, `previous` or `static`.
     pub on_failure: &'static str,
     /// The trusted key that has signed it.
     pub signed_by: Option<String>,
     /// Whether the route takes certain digests only.
     pub is_pinned: bool,
+    /// The version that failed calls are repeated on, as `x-gapura-chain` would show it.
+    pub previous: Option<String>,
+    /// `closed`, or `open` or `half-open` where the plugin is left alone for a while.
+    pub breaker: &'static str,
+    /// Milliseconds until a request tries it again, of a breaker that is open.
+    pub retry_in_ms: Option<u64>,
 }
 
 impl Controller {
@@ -249,7 +255,8 @@ impl Controller {
                 .chain
                 .bindings()
                 .iter()
-                .map(|binding| BindingStatus {
+                .zip(route.chain.breakers())
+                .map(|(binding, breaker)| BindingStatus {
                     plugin: binding.plugin.name().to_owned(),
                     version: binding.plugin.version().to_owned(),
                     digest: binding.plugin.digest().to_owned(),
@@ -264,9 +271,17 @@ impl Controller {
                         .grants_needed()
                         .map(|grant| grant.as_str())
                         .collect(),
-                    on_failure: match binding.on_failure {
-                        gapura_plugin_runtime::FailurePolicy::Closed => "closed",
-                        gapura_plugin_runtime::FailurePolicy::Open => "open",
+                    on_failure: binding.on_failure.as_str(),
+                    previous: binding
+                        .previous
+                        .as_ref()
+                        .map(|plugin| plugin.label().to_owned()),
+                    breaker: breaker.as_str(),
+                    retry_in_ms: match breaker {
+                        BreakerState::Open { retry_in } => {
+                            Some(u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX))
+                        }
+                        BreakerState::Closed | BreakerState::HalfOpen => None,
                     },
                     signed_by: state.signed_by(&binding.plugin),
                     is_pinned: state.is_pinned(&route.name, binding.plugin.name()),

@@ -225,7 +225,8 @@ impl Controller {
                 self.metrics.swap(name, "live");
             }
         }
-        tracing::info!(plugin = name, digest = component, reference = %source.reference, "took a plugin from a registry");
+        let reference = &source.reference;
+        tracing::info!(plugin = name, digest = component, %reference, "took a plugin from a registry");
         Ok(())
     }
 
@@ -270,10 +271,10 @@ impl Controller {
 }
 
 /// The sources of plugins that a route of `config` binds and that are not live.
-pub(super) fn missing<'a>(
-    config: &'a Config,
+pub(super) fn missing(
+    config: &Config,
     is_live: impl Fn(&str) -> bool,
-) -> impl Iterator<Item = (&'a str, &'a SourceConfig)> {
+) -> impl Iterator<Item = (&str, &SourceConfig)> {
     let sources = config.plugins.sources.iter();
     sources
         .filter(move |(name, _)| super::chains::binds(config, name) && !is_live(name))

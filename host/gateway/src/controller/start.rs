@@ -175,6 +175,8 @@ fn take_files(
             }
             continue;
         }
+        let known = draft.release(&name).version(&digest);
+        let known = known.map(|version| version.check.clone());
         let known_bad = draft.release(&name).file.as_deref() == Some(&digest);
         let mut signatures = draft.release(&name).signatures(&digest).to_vec();
         let found = verify::examine(runtime, &name, &component).and_then(|found| {
@@ -190,7 +192,11 @@ fn take_files(
             Err(error) if chains::binds(config, &name) && !has_served(draft.release(&name)) => {
                 return Err(error);
             }
-            Err(_) if known_bad => continue,
+            // The component passed before; only the signature beside it is not one of it.
+            Err(_) if matches!(known, Some(Check::Passed(_))) => continue,
+            Err(error) if known_bad && known.is_none_or(|was| was == verify::failed(&error)) => {
+                continue;
+            }
             Err(ControlError::Plugin { .. }) if verify::check_name(&name).is_err() => continue,
             _ => {}
         }

@@ -308,8 +308,8 @@ impl Client {
             (Some("https"), Some(_)) => true,
             (Some("http"), Some(authority)) => {
                 let authority = authority.as_str();
-                self.is_plain
-                    && (authority == self.reference.registry() || reference::is_loopback(authority))
+                let is_here = self.reference.is_loopback() && reference::is_loopback(authority);
+                self.is_plain && (authority == self.reference.registry() || is_here)
             }
             _ => false,
         };

@@ -81,6 +81,7 @@ impl Prefill {
         let rendered = match rendered.map_err(|failure| failure.to_string())? {
             Rendered::Prompt(prompt) => prompt,
             Rendered::Refused { .. } => return Err("the template refuses the probe".to_owned()),
+            Rendered::Answered { .. } => return Err("the template fails".to_owned()),
         };
         let ids = prompt::encode(&self.tokenizer, &rendered.segments)
             .map_err(|name| format!("there is no control token `{name}`"))?;

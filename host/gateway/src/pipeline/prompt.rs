@@ -4,12 +4,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use gapura_engine::{TokenId, Tokenizer};
-use gapura_plugin_runtime::{Chain, Chat, Prompt, Rendered, Role, Run, Segment, Stage};
+use gapura_plugin_runtime::{Chain, Chat, Rendered, Role, Run, Segment, Stage};
 use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
 use crate::pipeline::call::PromptSource;
 use crate::pipeline::grammar::Imposed;
+use crate::pipeline::judge::Reply;
 use crate::pipeline::services::Watch;
 use crate::state::LoadedModel;
 use crate::telemetry::RequestRecord;
@@ -36,6 +37,34 @@ pub(super) struct Tokens {
     pub(super) grammar: Option<Imposed>,
     /// The field of the request that holds the prompt.
     pub(super) param: &'static str,
+}
+
+/// What comes of a chat.
+pub(super) enum Prompted {
+    /// What the model is to read.
+    Tokens(Tokens),
+    /// An answer that needs no model, such as the static one of a template that failed.
+    Reply(Reply),
+}
+
+impl Prompted {
+    /// The tokens, where nothing else will do.
+    ///
+    /// # Errors
+    /// The template of `chain` failed.
+    pub(super) fn into_tokens(self, chain: &Chain) -> Result<Tokens, ApiError> {
+        match self {
+            Self::Tokens(tokens) => Ok(tokens),
+            Self::Reply(_) => {
+                let problem = "failed in render; its static answer has no tokens of a prompt";
+                Err(ApiError::plugin(
+                    template(chain),
+                    problem,
+                    "plugin_static_answer",
+                ))
+            }
+        }
+    }
 }
 
 /// Refuses a chat that cannot fit the model's context however its text falls into tokens, before
@@ -70,27 +99,33 @@ pub(super) async fn tokens(
     source: PromptSource,
     watch: &Watch,
     record: &mut RequestRecord,
-) -> Result<Tokens, ApiError> {
+) -> Result<Prompted, ApiError> {
     let param = source.param();
     let prompt = match source {
-        PromptSource::Template => {
-            let prompt = rendered(run.render(chat).await?)?;
-            if let Some(recorder) = &watch.recorder {
-                recorder.rendered(&prompt);
+        PromptSource::Template => match run.render(chat).await? {
+            Rendered::Refused { plugin: _, refusal } => return Err(refusal.into()),
+            Rendered::Prompt(prompt) => {
+                if let Some(recorder) = &watch.recorder {
+                    recorder.rendered(&prompt);
+                }
+                prompt
             }
-            prompt
-        }
-        PromptSource::Text => return raw_text(model, chat, record).await,
+            Rendered::Answered { text, finish, .. } => {
+                return Ok(Prompted::Reply(Reply { text, finish }));
+            }
+        },
         PromptSource::Tokens { ids, text } if text_of(chat) == text => {
-            return Ok(Tokens {
+            return Ok(Prompted::Tokens(Tokens {
                 ids,
                 stop: Vec::new(),
                 num_prefix: 0,
                 param,
                 grammar: None,
-            });
+            }));
         }
-        PromptSource::Tokens { .. } => return raw_text(model, chat, record).await,
+        PromptSource::Text | PromptSource::Tokens { .. } => {
+            return raw_text(model, chat, record).await.map(Prompted::Tokens);
+        }
     };
     let ids = tokenize(model, prompt.segments, record)
         .await?
@@ -99,7 +134,7 @@ pub(super) async fn tokens(
                 format!("named the control token `{name}`, which the model does not have");
             ApiError::plugin(template(run.chain()), &problem, "plugin_control_token")
         })?;
-    Ok(Tokens {
+    Ok(Prompted::Tokens(Tokens {
         ids: ids.all,
         stop: prompt.stop,
         num_prefix: ids.num_prefix,
@@ -108,14 +143,7 @@ pub(super) async fn tokens(
             grammar,
             plugin: template(run.chain()).to_owned(),
         }),
-    })
-}
-
-fn rendered(rendered: Rendered) -> Result<Prompt, ApiError> {
-    match rendered {
-        Rendered::Refused { plugin: _, refusal } => Err(refusal.into()),
-        Rendered::Prompt(prompt) => Ok(prompt),
-    }
+    }))
 }
 
 /// The chat's text as the prompt.

@@ -90,6 +90,9 @@ impl Questions {
         let rendered = match rendered.map_err(|failure| ModelError::Failed(failure.to_string()))? {
             Rendered::Prompt(prompt) => prompt,
             Rendered::Refused { refusal, .. } => return Err(invalid(refusal.message)),
+            Rendered::Answered { .. } => {
+                return Err(ModelError::Failed("the route's template fails".to_owned()));
+            }
         };
         let ids = prompt::ids(&self.model, rendered.segments).await;
         let ids = ids

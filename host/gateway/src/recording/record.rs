@@ -148,7 +148,7 @@ pub(super) fn bindings(chain: &Chain) -> Vec<Binding> {
             settings: redact::without_secrets(&binding.settings),
             grants: grants.map(|import| import.as_str().to_owned()).collect(),
             limits: binding.limits.clone(),
-            on_failure: binding.on_failure,
+            on_failure: binding.on_failure.clone(),
             allow_open_validator: binding.allow_open_validator,
         }
     };

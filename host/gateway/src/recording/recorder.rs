@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use gapura_engine::TextDelta;
 use gapura_plugin_runtime::{
-    CallObserver, ChainFailure, Chat, Delta, FailureKind, FinishReason, GuestCall, Message,
-    PluginId, Prompt, Sampling, Stage, Told, Validated, Verdict,
+    CallObserver, ChainFailure, Chat, Delta, FailureKind, FailurePolicy, FinishReason, GuestCall,
+    Message, PluginId, Prompt, Sampling, Stage, Told, Validated, Verdict,
 };
 
 use super::record::{self, Bytes, Cost, Outcome, Record};
@@ -246,6 +246,19 @@ impl CallObserver for Recorder {
             stage: stage.as_str(),
             failure: kind.as_str(),
         });
+    }
+
+    fn fell_back(&self, plugin: &PluginId, stage: Stage, policy: &FailurePolicy) {
+        self.tally.fell_back(plugin, stage, policy);
+        self.trace(|| Step::Fallback {
+            plugin: plugin.label(),
+            stage: stage.as_str(),
+            policy: policy.as_str(),
+        });
+    }
+
+    fn breaker_opened(&self, plugin: &PluginId, stage: Stage) {
+        self.tally.breaker_opened(plugin, stage);
     }
 
     fn held(&self, plugin: &PluginId, bytes: u64) {

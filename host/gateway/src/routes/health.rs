@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use gapura_plugin_runtime::BreakerState;
 use serde_json::json;
 
 use crate::error::ApiError;
@@ -87,6 +88,19 @@ pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> Response {
         preemptions: stats.preemptions,
         restarts: stats.restarts,
     });
+    let routes = state.routes.load();
+    let with_trials = routes.iter().flat_map(|route| {
+        let trial = route.trial.as_ref().map(|trial| &trial.route);
+        std::iter::once(route).chain(trial)
+    });
+    state.metrics.breakers(with_trials.flat_map(|route| {
+        let bindings = route.chain.bindings().iter().zip(route.chain.breakers());
+        bindings.map(|(binding, breaker)| {
+            let id = binding.plugin.id();
+            let labels = [&route.name, &id.name, &id.version, &id.digest];
+            (labels.map(String::as_str), breaker != BreakerState::Closed)
+        })
+    }));
     let content_type = (
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

@@ -33,7 +33,7 @@ pub enum SignatureError {
         key: PublicKey,
     },
     /// The signature is right, but its key is none of those that count.
-    #[error("it is signed by {key} alone, which is none of these")]
+    #[error("it is signed by {key}, which is none of these")]
     Untrusted {
         /// Whose it is.
         key: PublicKey,

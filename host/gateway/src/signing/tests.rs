@@ -53,7 +53,7 @@ fn what_is_no_key_is_refused() {
         body,
         &PEM.replace("PRIVATE", "PUBLIC"),
         &PEM.replace("BCIE", "BCIF"),
-        &PEM.replace("yn9g", "yn9"),
+        &PEM.replace("rn9g", "rn9"),
         &PEM.replace(body, &format!("{body}AAAA")),
         &format!("{PEM}{PEM}"),
     ] {

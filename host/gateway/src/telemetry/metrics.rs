@@ -39,6 +39,7 @@ pub struct Metrics {
     restarts: IntCounter,
     model_loaded: IntGauge,
     plugin_info: IntGaugeVec,
+    plugin_breaker_open: IntGaugeVec,
     ledger: Arc<Ledger>,
     pub(super) values: Values,
     observations_dropped: IntCounter,
@@ -152,6 +153,11 @@ impl Metrics {
                 names::PLUGIN_INFO,
                 &["route", "plugin", "version", "digest"],
             ),
+            plugin_breaker_open: int_gauges(
+                &registry,
+                names::PLUGIN_BREAKER_OPEN,
+                &["route", "plugin", "version", "digest"],
+            ),
             ledger: Arc::clone(&ledger),
             values: Values::new(&registry),
             observations_dropped: counter(&registry, names::OBSERVATIONS_DROPPED),
@@ -231,6 +237,16 @@ impl Metrics {
         self.plugin_info.reset();
         for labels in serving {
             self.plugin_info.with_label_values(&labels).set(1);
+        }
+    }
+
+    /// The circuit breakers of the plugins that serve now: route, plugin, version, digest, and
+    /// whether it is open or half-open.
+    pub fn breakers<'a>(&self, breakers: impl Iterator<Item = ([&'a str; 4], bool)>) {
+        self.plugin_breaker_open.reset();
+        for (labels, is_open) in breakers {
+            let gauge = self.plugin_breaker_open.with_label_values(&labels);
+            gauge.set(is_open.into());
         }
     }
 

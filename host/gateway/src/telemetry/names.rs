@@ -72,6 +72,12 @@ names! {
         "Guest calls, by plugin, version, digest, route and stage.";
     PLUGIN_FAILURES = "gapura_plugin_failures_total",
         "Failures of guests, by plugin, version, digest, route, stage and kind.";
+    PLUGIN_FALLBACKS = "gapura_plugin_fallbacks_total",
+        "Times that a request went on in spite of a failed plugin, by plugin, version, digest, route, stage and policy: open, previous or static.";
+    PLUGIN_BREAKER_OPENINGS = "gapura_plugin_breaker_openings_total",
+        "Times that a circuit breaker opened, by plugin, version, digest, route and stage.";
+    PLUGIN_BREAKER_OPEN = "gapura_plugin_breaker_open",
+        "1 where a plugin is not called since its circuit breaker is open or half-open, else 0, by route, plugin, version and digest.";
     PLUGIN_REFUSALS = "gapura_plugin_refusals_total",
         "Guest calls that refused a request or cut an answer, by plugin, version, digest, route and stage.";
     PLUGIN_SECONDS = "gapura_plugin_duration_seconds",

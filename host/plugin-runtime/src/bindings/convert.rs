@@ -8,7 +8,7 @@ use super::{
     completion_observer as wo, model as wm, prompt_template as wt, request_validation as wv,
     response_processing as wr, types as w,
 };
-use crate::chain::Bound;
+use crate::bound::Bound;
 use crate::model::{ModelAnswer, ModelError, Question};
 use crate::types::{
     AnswerContext, Chat, Completion, Delta, FinishReason, Grammar, Message, Output, Prompt,

@@ -4,6 +4,7 @@ mod cache;
 mod calls;
 mod chains;
 mod deadlines;
+mod failures;
 mod lent;
 mod limits;
 mod loading;

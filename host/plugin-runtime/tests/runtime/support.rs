@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use gapura_plugin_runtime::{
-    AnswerContext, Binding, CallObserver, Chain, ChainFailure, Chat, Clock, Delta, Grants,
-    GuestCall, Message, ModelError, NoModel, Outcome, Plugin, PluginId, PluginRuntime,
-    PluginValues, Random, Responder, Role, RuntimeConfig, Sampling, Services, TokenCounter,
+    AnswerContext, Binding, CallObserver, Chain, ChainFailure, Chat, Clock, Delta, FailureKind,
+    FailurePolicy, Grants, GuestCall, Message, ModelError, NoModel, Outcome, Plugin, PluginId,
+    PluginRuntime, PluginValues, Random, Responder, Role, RuntimeConfig, Sampling, Services, Stage,
+    SystemClock, TokenCounter,
 };
 use gapura_test_guests as guests;
 
@@ -18,12 +19,17 @@ pub(crate) fn runtime() -> &'static PluginRuntime {
 
 /// A runtime with a small pool, since each reserves address space for the whole of it.
 pub(crate) fn small_runtime(config: RuntimeConfig) -> PluginRuntime {
+    small_runtime_with(config, Arc::new(SystemClock))
+}
+
+/// The same, whose circuit breakers go by `clock`.
+pub(crate) fn small_runtime_with(config: RuntimeConfig, clock: Arc<dyn Clock>) -> PluginRuntime {
     let max_instances = config.max_instances.min(64);
-    PluginRuntime::new(RuntimeConfig {
+    let config = RuntimeConfig {
         max_instances,
         ..config
-    })
-    .expect("a runtime")
+    };
+    PluginRuntime::with_clock(config, clock).expect("a runtime")
 }
 
 pub(crate) fn load(name: &str, wasm: &[u8]) -> Plugin {
@@ -179,13 +185,25 @@ impl TokenCounter for Words {
     }
 }
 
-/// The plugin, function and outcome of each call.
+/// The plugin, function and outcome of each call, and what else was told of plugins, as lines.
 #[derive(Default)]
-pub(crate) struct Calls(Mutex<Vec<(String, &'static str, Outcome)>>);
+pub(crate) struct Calls(
+    Mutex<Vec<(String, &'static str, Outcome)>>,
+    Mutex<Vec<String>>,
+);
 
 impl Calls {
     pub(crate) fn take(&self) -> Vec<(String, &'static str, Outcome)> {
         std::mem::take(&mut self.0.lock().expect("no panic"))
+    }
+
+    /// Failures without a call, fallbacks and breakers that opened, since they were last taken.
+    pub(crate) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.1.lock().expect("no panic"))
+    }
+
+    fn note(&self, note: String) {
+        self.1.lock().expect("no panic").push(note);
     }
 
     /// How often `function` was called.
@@ -203,5 +221,18 @@ impl CallObserver for Calls {
         );
         let mut calls = self.0.lock().expect("no panic");
         calls.push((call.plugin.name.clone(), call.function, call.outcome));
+    }
+
+    fn failed(&self, plugin: &PluginId, stage: Stage, kind: FailureKind) {
+        self.note(format!("{} failed in {stage}: {kind}", plugin.name));
+    }
+
+    fn fell_back(&self, plugin: &PluginId, stage: Stage, policy: &FailurePolicy) {
+        let policy = policy.as_str();
+        self.note(format!("{} fell back in {stage}: {policy}", plugin.name));
+    }
+
+    fn breaker_opened(&self, plugin: &PluginId, stage: Stage) {
+        self.note(format!("{} has an open breaker in {stage}", plugin.name));
     }
 }

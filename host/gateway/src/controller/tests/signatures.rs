@@ -7,6 +7,11 @@ use crate::signing::SigningKey;
 const CONFIG: &str = "[plugins]\ndir = 'plugins'\n\
     [[routes]]\nname = 'one'\nplugins = [{ plugin = 'chatml' }]\n";
 
+/// A template that is not part of the binary.
+fn gemma() -> Vec<u8> {
+    marked(GEMMA, "ours")
+}
+
 fn key() -> SigningKey {
     SigningKey::generate().unwrap()
 }
@@ -53,17 +58,17 @@ fn only_what_a_trusted_key_has_signed_serves() {
         (None, "signature_missing"),
         (Some(String::new()), "signature_invalid"),
         (Some(signed(&mine, CHATML)), "signature_invalid"),
-        (Some(signed(&foreign, GEMMA)), "signature_untrusted"),
+        (Some(signed(&foreign, &gemma())), "signature_untrusted"),
     ];
     for (signature, code) in cases {
-        let refused = push(&controller, GEMMA, signature.as_deref());
+        let refused = push(&controller, &gemma(), signature.as_deref());
         assert_eq!(refused, Err(code), "{signature:?}");
         assert_eq!(label(&controller, "one"), before);
         let status = controller.plugin("chatml").unwrap();
         assert_eq!(states(&status), ["staged", "live"]);
         assert_eq!(status.refused.unwrap().code, code);
     }
-    let status = push(&controller, GEMMA, Some(&signed(&mine, GEMMA))).unwrap();
+    let status = push(&controller, &gemma(), Some(&signed(&mine, &gemma()))).unwrap();
     assert_eq!(states(&status), ["live", "retired"]);
     let foreign = foreign.public().to_string();
     assert_eq!(status.versions[0].signed_by, [foreign.as_str(), "k0"]);
@@ -72,7 +77,7 @@ fn only_what_a_trusted_key_has_signed_serves() {
     assert_eq!(route.plugins[0].signed_by.as_deref(), Some("k0"));
 
     // A broken signature of what is live takes nothing away.
-    let again = push(&controller, GEMMA, Some("broken"));
+    let again = push(&controller, &gemma(), Some("broken"));
     assert_eq!(again, Err("signature_invalid"));
     let live = label(&controller, "one");
     drop(controller);
@@ -85,16 +90,16 @@ fn a_refusal_names_route_plugin_digest_and_keys() {
     let dir = tempfile::tempdir().unwrap();
     let (mine, foreign) = (key(), key());
     let controller = start(dir.path(), &demanding(&[&mine, &key()])).unwrap();
-    let signature = signed(&foreign, GEMMA);
+    let signature = signed(&foreign, &gemma());
     let error = controller
-        .push_signed("chatml", GEMMA, Some(&signature), Until::Live)
+        .push_signed("chatml", &gemma(), Some(&signature), Until::Live)
         .unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
             "route `one` binds only plugins signed by k0 or k1; `chatml` ({}) cannot serve there: \
-             it is signed by {} alone, which is none of these",
-            Digest::of(GEMMA),
+             it is signed by {}, which is none of these",
+            Digest::of(&gemma()),
             foreign.public()
         )
     );
@@ -105,11 +110,11 @@ fn a_component_without_its_signature_may_wait_for_it() {
     let dir = tempfile::tempdir().unwrap();
     let mine = key();
     let controller = start(dir.path(), &demanding(&[&mine])).unwrap();
-    let staged = controller.push("chatml", GEMMA, Until::Staged).unwrap();
+    let staged = controller.push("chatml", &gemma(), Until::Staged).unwrap();
     assert_eq!(states(&staged), ["staged", "live"]);
     let refused = controller.verify("chatml", None).unwrap_err();
     assert_eq!(refused.code(), "signature_missing");
-    push(&controller, GEMMA, Some(&signed(&mine, GEMMA))).unwrap();
+    push(&controller, &gemma(), Some(&signed(&mine, &gemma()))).unwrap();
 }
 
 #[test]
@@ -117,7 +122,7 @@ fn keys_are_rotated_and_revoked() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (key(), key());
     let controller = start(dir.path(), &demanding(&[&old])).unwrap();
-    push(&controller, GEMMA, Some(&signed(&old, GEMMA))).unwrap();
+    push(&controller, &gemma(), Some(&signed(&old, &gemma()))).unwrap();
     let live = label(&controller, "one");
 
     // The new key alone would leave the live version without a signature that counts.
@@ -137,7 +142,7 @@ fn keys_are_rotated_and_revoked() {
     );
 
     // Signed by both, it outlives the old one, also through a restart.
-    push(&controller, GEMMA, Some(&signed(&new, GEMMA))).unwrap();
+    push(&controller, &gemma(), Some(&signed(&new, &gemma()))).unwrap();
     reload(&controller, dir.path(), &revoked).unwrap();
     assert_eq!(label(&controller, "one"), live);
     drop(controller);
@@ -158,7 +163,7 @@ fn there_is_no_way_back_to_what_is_not_signed() {
     let mine = key();
     let controller = start(dir.path(), CONFIG).unwrap();
     push(&controller, &marked(CHATML, "unsigned"), None).unwrap();
-    push(&controller, GEMMA, Some(&signed(&mine, GEMMA))).unwrap();
+    push(&controller, &gemma(), Some(&signed(&mine, &gemma()))).unwrap();
     reload(&controller, dir.path(), &demanding(&[&mine])).unwrap();
     let live = label(&controller, "one");
     let error = controller.roll_back("chatml", Origin::Admin, None, None);
@@ -184,9 +189,11 @@ fn a_pin_takes_the_components_that_it_lists() {
     };
     let controller = start(dir.path(), &pinned(&[CHATML])).unwrap();
     let before = label(&controller, "one");
-    let error = controller.push("chatml", GEMMA, Until::Live).unwrap_err();
+    let error = controller
+        .push("chatml", &gemma(), Until::Live)
+        .unwrap_err();
     assert_eq!(error.code(), "digest_mismatch");
-    let (had, is) = (Digest::of(CHATML), Digest::of(GEMMA));
+    let (had, is) = (Digest::of(CHATML), Digest::of(&gemma()));
     assert_eq!(
         error.to_string(),
         format!(
@@ -194,12 +201,12 @@ fn a_pin_takes_the_components_that_it_lists() {
         )
     );
     assert_eq!(label(&controller, "one"), before);
-    let error = reload(&controller, dir.path(), &pinned(&[GEMMA])).unwrap_err();
+    let error = reload(&controller, dir.path(), &pinned(&[&gemma()])).unwrap_err();
     assert_eq!(error.code(), "digest_mismatch");
 
-    reload(&controller, dir.path(), &pinned(&[CHATML, GEMMA])).unwrap();
-    controller.push("chatml", GEMMA, Until::Live).unwrap();
-    reload(&controller, dir.path(), &pinned(&[GEMMA])).unwrap();
+    reload(&controller, dir.path(), &pinned(&[CHATML, &gemma()])).unwrap();
+    controller.push("chatml", &gemma(), Until::Live).unwrap();
+    reload(&controller, dir.path(), &pinned(&[&gemma()])).unwrap();
     assert_ne!(label(&controller, "one"), before);
     assert!(controller.route_statuses()[0].plugins[0].is_pinned);
     let error = controller.roll_back("chatml", Origin::Admin, None, None);
@@ -217,20 +224,20 @@ fn a_file_serves_once_its_signature_is_beside_it() {
         let refused = controller.plugin("chatml").unwrap().refused;
         refused.is_some_and(|refused| refused.code == code)
     };
-    fs::write(folder.join("chatml.wasm"), GEMMA).unwrap();
+    fs::write(folder.join("chatml.wasm"), gemma()).unwrap();
     wait_until(|| refused("signature_missing"));
     let sig = folder.join("chatml.wasm.sig");
     fs::write(&sig, signed(&mine, CHATML)).unwrap();
     wait_until(|| refused("signature_invalid"));
-    fs::write(&sig, format!("{}\n", signed(&mine, GEMMA))).unwrap();
-    let digest = Digest::of(GEMMA).to_hex();
+    fs::write(&sig, format!("{}\n", signed(&mine, &gemma()))).unwrap();
+    let digest = Digest::of(&gemma()).to_hex();
     wait_until(|| controller.plugin("chatml").unwrap().digest == digest);
 
     // What was rolled back does not come back for being signed once more.
     controller
         .roll_back("chatml", Origin::Admin, None, None)
         .unwrap();
-    fs::write(&sig, signed(&key(), GEMMA)).unwrap();
+    fs::write(&sig, signed(&key(), &gemma())).unwrap();
     wait_until(|| controller.history()[0].outcome == "signed");
     let status = controller.plugin("chatml").unwrap();
     assert_eq!(states(&status), ["retired", "live"]);
@@ -244,17 +251,17 @@ fn a_file_that_is_not_signed_keeps_no_server_from_starting_that_has_served() {
     let toml = demanding(&[&mine]);
     fs::create_dir(dir.path().join("plugins")).unwrap();
     let file = dir.path().join("plugins/chatml.wasm");
-    fs::write(&file, GEMMA).unwrap();
+    fs::write(&file, gemma()).unwrap();
     let first = start(dir.path(), &toml).map(drop).unwrap_err();
     assert_eq!(first.code(), "signature_missing");
     let sig = dir.path().join("plugins/chatml.wasm.sig");
-    fs::write(&sig, signed(&mine, GEMMA)).unwrap();
+    fs::write(&sig, signed(&mine, &gemma())).unwrap();
     let live = label(&start(dir.path(), &toml).unwrap(), "one");
 
     let next = marked(GEMMA, "next");
     fs::write(&file, &next).unwrap();
     for (signature, code) in [
-        (signed(&mine, GEMMA), "signature_invalid"),
+        (signed(&mine, &gemma()), "signature_invalid"),
         (signed(&key(), &next), "signature_untrusted"),
     ] {
         fs::write(&sig, signature).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gapura_plugin_runtime::{FailureKind, GuestCall, Outcome, PluginId, Stage};
+use gapura_plugin_runtime::{FailureKind, FailurePolicy, GuestCall, Outcome, PluginId, Stage};
 use serde::Serialize;
 
 use super::Totals;
@@ -50,6 +50,9 @@ impl Asked {
     }
 }
 
+/// The failure policies by which a request goes on, as [`FailurePolicy::as_str`] says them.
+pub(super) const FALLBACKS: [&str; 3] = ["open", "previous", "static"];
+
 /// The counts of one version on one route.
 #[derive(Debug)]
 pub(crate) struct Account {
@@ -72,6 +75,9 @@ pub(super) struct StageAccount {
     pub(super) calls: Counter,
     pub(super) refusals: Counter,
     pub(super) failures: [Counter; FailureKind::ALL.len()],
+    /// Requests that went on in spite of a failure, in the order of [`FALLBACKS`].
+    pub(super) fallbacks: [Counter; FALLBACKS.len()],
+    pub(super) breaker_openings: Counter,
     pub(super) duration: Histogram,
 }
 
@@ -134,6 +140,18 @@ impl Account {
     /// A failure that no call of the guest was.
     pub(super) fn failure(&self, stage: Stage, kind: FailureKind) {
         self.stage(stage).failures[kind as usize].add(1);
+    }
+
+    /// A request went on in spite of a failure.
+    pub(super) fn fell_back(&self, stage: Stage, policy: &FailurePolicy) {
+        let place = FALLBACKS.iter().position(|name| *name == policy.as_str());
+        if let Some(place) = place {
+            self.stage(stage).fallbacks[place].add(1);
+        }
+    }
+
+    pub(super) fn breaker_opened(&self, stage: Stage) {
+        self.stage(stage).breaker_openings.add(1);
     }
 
     /// One request has ended in which it was called, for `took_ns` in all.

@@ -10,7 +10,7 @@ use prometheus::proto::{
 };
 
 use super::Ledger;
-use super::account::{Account, Asked};
+use super::account::{Account, Asked, FALLBACKS};
 use super::histogram::Snapshot;
 use crate::telemetry::names::{self, Name};
 
@@ -46,12 +46,22 @@ impl Series {
     }
 }
 
-const FAMILIES: [(Name, MetricType, &[&str]); 10] = [
+const FAMILIES: [(Name, MetricType, &[&str]); 12] = [
     (names::PLUGIN_CALLS, MetricType::COUNTER, &["stage"]),
     (
         names::PLUGIN_FAILURES,
         MetricType::COUNTER,
         &["stage", "kind"],
+    ),
+    (
+        names::PLUGIN_FALLBACKS,
+        MetricType::COUNTER,
+        &["stage", "policy"],
+    ),
+    (
+        names::PLUGIN_BREAKER_OPENINGS,
+        MetricType::COUNTER,
+        &["stage"],
     ),
     (names::PLUGIN_REFUSALS, MetricType::COUNTER, &["stage"]),
     (names::PLUGIN_SECONDS, MetricType::HISTOGRAM, &["stage"]),
@@ -97,6 +107,8 @@ fn add(account: &Account, metrics: &mut [Vec<Metric>; FAMILIES.len()]) {
     let [
         calls,
         failures,
+        fallbacks,
+        openings,
         refusals,
         seconds,
         requests,
@@ -116,6 +128,15 @@ fn add(account: &Account, metrics: &mut [Vec<Metric>; FAMILIES.len()]) {
             if count > 0 {
                 failures.push(counter(of(&[("kind", kind.as_str())]), count));
             }
+        }
+        for (policy, fell_back) in FALLBACKS.iter().zip(&of_stage.fallbacks) {
+            if fell_back.get() > 0 {
+                fallbacks.push(counter(of(&[("policy", policy)]), fell_back.get()));
+            }
+        }
+        let count = of_stage.breaker_openings.get();
+        if count > 0 {
+            openings.push(counter(of(&[]), count));
         }
         let count = of_stage.calls.get();
         if count > 0 {

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gapura_plugin_runtime::{CallObserver, FailureKind, GuestCall, Outcome, PluginId, Stage};
+use gapura_plugin_runtime::{
+    CallObserver, FailureKind, FailurePolicy, GuestCall, Outcome, PluginId, Stage,
+};
 
 use super::account::{Account, Asked, nanos};
 use super::{Accounts, Ledger};
@@ -138,6 +140,14 @@ impl CallObserver for Tally {
             account.failure(stage, kind);
             spent.failed(kind);
         });
+    }
+
+    fn fell_back(&self, plugin: &PluginId, stage: Stage, policy: &FailurePolicy) {
+        self.with(plugin, |account, _| account.fell_back(stage, policy));
+    }
+
+    fn breaker_opened(&self, plugin: &PluginId, stage: Stage) {
+        self.with(plugin, |account, _| account.breaker_opened(stage));
     }
 
     fn held(&self, plugin: &PluginId, bytes: u64) {

@@ -78,6 +78,7 @@ fn busy() -> Arc<Metrics> {
     tally.question(&guard, Asked::Answered, [12, 3]);
     drop(tally);
     metrics.swap("guard", "live");
+    metrics.transition("guard", "live", "admin");
     metrics.pull("guard", "pulled");
     metrics.sources([("guard", "current")].into_iter());
     metrics.reload("refused");
