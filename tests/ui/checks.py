@@ -97,7 +97,7 @@ def a_wrong_token_says_so_and_a_right_one_enters(page: Page):
 def routes_and_plugins_are_shown_with_their_versions(page: Page):
     page.enter()
     route = page.page.get_by_role("group", name="Routes").get_by_role("row").filter(has_text="asisten")
-    for expected in "sari", "voice@", "pii-redact@", "chatml@", f"+{digits(component('persona'))}", "validate", "fails closed":
+    for expected in "sari", "voice@", "pii-redact@", "chatml@", f"+{digits(component('persona'))}", "validate", "on failure closed":
         expect(route).to_contain_text(expected)
     version = page.version("voice", component("persona"))
     expect(version).to_contain_text("live")

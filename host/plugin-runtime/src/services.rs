@@ -41,7 +41,7 @@ pub trait CallObserver: Send + Sync {
     /// Called during a call when an import has told the guest something.
     fn told(&self, _plugin: &PluginId, _told: Told<'_>) {}
 
-    /// Called when a validator has decided.
+    /// Called when it is clear what a validator decides, or its failure policy in its place.
     fn judged(&self, _plugin: &PluginId, _verdict: &Verdict) {}
 
     /// Called for a failure that was no call: no room for an instance, an open circuit breaker, or

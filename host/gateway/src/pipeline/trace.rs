@@ -33,7 +33,7 @@ pub(crate) enum Step {
         /// Microseconds, waiting for other guests included.
         us: f64,
     },
-    /// A validator has decided.
+    /// A validator has decided, or its failure policy in its place.
     Verdict {
         /// Which.
         plugin: String,
@@ -48,6 +48,15 @@ pub(crate) enum Step {
         stage: &'static str,
         /// Its kind.
         failure: &'static str,
+    },
+    /// The request goes on in spite of a failure.
+    Fallback {
+        /// Who failed.
+        plugin: String,
+        /// The stage.
+        stage: &'static str,
+        /// The failure policy that says how: `open`, `previous` or `static`.
+        policy: &'static str,
     },
     /// What the template made.
     Prompt(Prompt),

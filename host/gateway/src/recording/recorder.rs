@@ -256,6 +256,11 @@ impl CallObserver for Recorder {
 
     fn fell_back(&self, plugin: &PluginId, stage: Stage, policy: &FailurePolicy) {
         self.tally.fell_back(plugin, stage, policy);
+        self.trace(|| Step::Fallback {
+            plugin: plugin.label(),
+            stage: stage.as_str(),
+            policy: policy.as_str(),
+        });
     }
 
     fn breaker_opened(&self, plugin: &PluginId, stage: Stage) {

@@ -78,8 +78,8 @@ function draw() {
 const subjects = () => [...new Set(state.history.map(({ subject }) => subject))].sort();
 
 function routeTable() {
-  const binding = ({ plugin, version, digest, stages, on_failure: policy, signed_by: signer, is_pinned: isPinned, ...rest }) => {
-    const facts = [stages.join(", "), `fails ${policy}`, signer && `signed by ${signer}`, isPinned && "pinned"];
+  const binding = ({ plugin, version, digest, stages, on_failure: policy, previous, signed_by: signer, is_pinned: isPinned, ...rest }) => {
+    const facts = [stages.join(", "), `on failure ${policy}`, previous && `before: ${previous}`, signer && `signed by ${signer}`, isPinned && "pinned"];
     return el("div", {}, el("code", {}, `${plugin}@${version}+${digest.slice(0, 6)}`),
       el("span", { class: "faint" }, ` ${facts.filter(Boolean).join("; ")}`), breaker(rest));
   };

@@ -19,9 +19,8 @@ export async function* explain({ route, version, text, maxTokens }, signal) {
 function take(known, step) {
   switch (step.step) {
     case "route": known.chains.push(`${step.route}: ${step.chain}`); break;
-    case "verdict": known.verdicts.push(step); break;
+    case "verdict": case "failure": case "fallback": known.verdicts.push(step); break;
     case "call": count(known, step); break;
-    case "failure": known.verdicts.push(step); break;
     case "prompt": known.prompt = step; break;
     case "delta": known.deltas.push(step.text); break;
     case "text": known.answer += step.text; break;
@@ -72,8 +71,13 @@ function segment(part) {
   return part.text;
 }
 
-function verdictLine({ plugin, verdict, failure, stage }) {
-  return el("li", {}, el("code", {}, plugin), " ", failure ? `failed in ${stage}: ${failure}` : judgement(verdict));
+function verdictLine({ step, plugin, verdict, failure, policy, stage }) {
+  const what = {
+    verdict: () => judgement(verdict),
+    failure: () => `failed in ${stage}: ${failure}`,
+    fallback: () => `failed in ${stage}; the request goes on: ${policy}`,
+  }[step];
+  return el("li", {}, el("code", {}, plugin), " ", what());
 }
 
 function judgement(verdict) {
