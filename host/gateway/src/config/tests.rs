@@ -59,12 +59,12 @@ fn what_happens_to_failures_must_fit_together() {
         format!("[[routes]]\nname = 'a'\nplugins = [{{ plugin = 'chatml', {more} }}]\n")
     };
     let message = |more: &str| message(&route(more));
-    insta::assert_snapshot!(message("on_failure = 'static'"), @"");
-    insta::assert_snapshot!(message("on_failure = 'static', static_answer = ' '"), @"");
-    insta::assert_snapshot!(message("on_failure = 'open', static_answer = 'maaf'"), @"");
-    insta::assert_snapshot!(message("on_failure = 'retry'"), @"");
-    insta::assert_snapshot!(message("breaker = { max_backoff_ms = 900 }"), @"");
-    insta::assert_snapshot!(message("breaker = { backoff_ms = 0 }"), @"");
+    insta::assert_snapshot!(message("on_failure = 'static'"), @r#"gapura.toml:3:46: `on_failure` is `static`, which needs the text: `static_answer = "…"`"#);
+    insta::assert_snapshot!(message("on_failure = 'static', static_answer = ' '"), @"gapura.toml:3:72: `static_answer` is empty; it is what clients read");
+    insta::assert_snapshot!(message("on_failure = 'open', static_answer = 'maaf'"), @r#"gapura.toml:3:70: `static_answer` means nothing without `on_failure = "static"`"#);
+    insta::assert_snapshot!(message("on_failure = 'retry'"), @"gapura.toml:3:46: unknown value `retry` (known here: closed, open, previous, static)");
+    insta::assert_snapshot!(message("breaker = { max_backoff_ms = 900 }"), @"gapura.toml:3:43: `max_backoff_ms` is 900, less than `backoff_ms`, which is 1000");
+    insta::assert_snapshot!(message("breaker = { backoff_ms = 0 }"), @"gapura.toml:3:58: invalid value: integer `0`, expected a nonzero u32");
     let binding = |more: &str| parse(&route(more)).unwrap().routes[0].plugins[0].clone();
     let off = binding("on_failure = 'static', static_answer = 'maaf', breaker = { failures = 0 }");
     assert_eq!(off.static_answer.as_deref(), Some("maaf"));

@@ -7,7 +7,8 @@ use gapura_engine::Usage;
 use tokio_util::task::TaskTracker;
 
 use gapura_plugin_runtime::{
-    CallObserver as _, FailureKind, GuestCall, Outcome, PluginId, PluginValues as _, Stage,
+    CallObserver as _, FailureKind, FailurePolicy, GuestCall, Outcome, PluginId, PluginValues as _,
+    Stage,
 };
 
 use super::*;
@@ -75,6 +76,9 @@ fn busy() -> Arc<Metrics> {
             fuel: None,
         });
     }
+    tally.fell_back(&guard, Stage::Validate, &FailurePolicy::Previous);
+    tally.breaker_opened(&guard, Stage::Validate);
+    metrics.breakers([(["support", "guard", "1.0.0", "sha256:ab"], true)].into_iter());
     tally.question(&guard, Asked::Answered, [12, 3]);
     drop(tally);
     metrics.swap("guard", "live");
@@ -134,6 +138,7 @@ fn the_ledger_is_scraped_by_version_route_and_stage() {
             staged,
             1.0,
         ),
+        ("gapura_plugin_breaker_openings_total", "", staged, 1.0),
         ("gapura_plugin_duration_seconds_count", "", staged, 2.0),
         ("gapura_plugin_requests_total", "", version, 1.0),
         (
