@@ -142,6 +142,9 @@ bench-plugins: build guests ## What plugins cost, against their goals: calls, ch
 bench-release: build ## What swapping plugins costs, and the gateway beside smg of PyPI, against their goals
 	python3 tests/bench/release.py --json target/bench-release.json
 
+bench-isolation: build ## What hostile plugins cost the routes beside theirs: table, and JSON
+	python3 tests/bench/isolation.py --json target/bench-isolation.json
+
 bench-latency: models ## Time to the first token with a known prefix, and what a long prompt does to running streams
 	python3 tests/bench/latency.py --json target/latency.json
 
@@ -154,4 +157,4 @@ bench-grammar: build models ## Constrain the demo model by 220 schemas, validate
 bench-sampler: build ## What choosing a token costs at 256,000 entries on one core: table, and JSON
 	target/release/examples/bench_sampler > target/sampler.json
 
-.PHONY: help demo test test-ui test-languages test-rollout check-tools plugins build guests models lint deny check-aarch64 check-cuda verify mutants cuda-mutants soak fuzz verify-llamacpp verify-quantize gpu-bundle bench-cpu bench-latency bench-plugins bench-release bench-grammar bench-sampler
+.PHONY: help demo test test-ui test-languages test-rollout check-tools plugins build guests models lint deny check-aarch64 check-cuda verify mutants cuda-mutants soak fuzz verify-llamacpp verify-quantize gpu-bundle bench-cpu bench-latency bench-plugins bench-release bench-isolation bench-grammar bench-sampler

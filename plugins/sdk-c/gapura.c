@@ -81,13 +81,14 @@ int32_t gapura_processor_new(void *processor) {
   _Static_assert(sizeof(type) == (size) && _Alignof(type) == (alignment), #type)
 LAYOUT(gapura_message, 44, 4);
 LAYOUT(gapura_sampling, 88, 8);
-LAYOUT(gapura_chat, 144, 8);
+LAYOUT(gapura_chat, 152, 8);
 LAYOUT(gapura_refusal, 32, 4);
 LAYOUT(gapura_validated, 128, 8);
 LAYOUT(gapura_rendered, 36, 4);
 LAYOUT(gapura_action, 16, 4);
-LAYOUT(gapura_summary, 104, 8);
+LAYOUT(gapura_summary, 112, 8);
 LAYOUT(gapura_said, 24, 4);
+LAYOUT(gapura_responded, 32, 8);
 #else
 /* A test defines those that its plugin calls. */
 #define IMPORT(interface, name) __attribute__((weak))
@@ -131,6 +132,12 @@ IMPORT("model", "ask")
 void gapura_import_ask(const gapura_message *messages, size_t num_messages, uint32_t max_tokens,
                        float temperature, int32_t has_grammar, int32_t grammar_tag,
                        const char *grammar, size_t grammar_len, gapura_said *result);
+
+IMPORT("http", "send")
+void gapura_import_send(int32_t method, const char *url, size_t url_len,
+                        const gapura_header *headers, size_t num_headers, const uint8_t *body,
+                        size_t body_len, int32_t has_timeout, uint32_t timeout_ms,
+                        gapura_responded *result);
 
 void gapura_log(int level, gapura_string message) {
   gapura_import_log(level, message.ptr, message.len);
@@ -197,4 +204,12 @@ gapura_said gapura_ask(const gapura_question *question) {
                     question->temperature, question->grammar.is_some, grammar->tag,
                     grammar->text.ptr, grammar->text.len, &said);
   return said;
+}
+
+gapura_responded gapura_send(const gapura_request *request) {
+  gapura_responded responded;
+  gapura_import_send(request->method, request->url.ptr, request->url.len, request->headers.ptr,
+                     request->headers.len, request->body.ptr, request->body.len,
+                     request->timeout_ms.is_some, request->timeout_ms.value, &responded);
+  return responded;
 }

@@ -106,6 +106,7 @@ typedef struct {
   gapura_messages messages;
   gapura_sampling sampling;
   gapura_string extra;
+  gapura_string call_id;
 } gapura_chat;
 
 typedef struct {
@@ -207,6 +208,7 @@ typedef struct {
   bool stream;
   uint32_t choice;
   gapura_string extra;
+  gapura_string call_id;
 } gapura_context;
 
 typedef struct {
@@ -255,6 +257,7 @@ typedef struct {
   uint64_t prefill;
   uint64_t decode;
   gapura_strings chain;
+  gapura_string call_id;
 } gapura_summary;
 
 /* ---- imports.wit; a plugin imports those that it calls, and wit/world.wit names them ---- */
@@ -295,6 +298,61 @@ typedef struct {
   };
 } gapura_said;
 
+typedef uint8_t gapura_method;
+enum { GAPURA_GET, GAPURA_HEAD, GAPURA_POST, GAPURA_PUT, GAPURA_PATCH, GAPURA_DELETE };
+
+typedef struct {
+  gapura_string name;
+  gapura_string value;
+} gapura_header;
+
+typedef struct {
+  gapura_header *ptr;
+  size_t len;
+} gapura_headers;
+
+typedef struct {
+  gapura_method method;
+  gapura_string url;
+  gapura_headers headers;
+  gapura_bytes body;
+  gapura_option_u32 timeout_ms;
+} gapura_request;
+
+typedef struct {
+  uint16_t status;
+  gapura_headers headers;
+  gapura_bytes body;
+} gapura_response;
+
+typedef struct {
+  enum gapura_http_error_tag {
+    GAPURA_HTTP_DENIED,
+    GAPURA_HTTP_INVALID_REQUEST,
+    GAPURA_HTTP_BUDGET,
+    GAPURA_HTTP_TIMEOUT,
+    GAPURA_HTTP_TOO_LARGE,
+    GAPURA_HTTP_CONNECT,
+    GAPURA_HTTP_TLS,
+    GAPURA_HTTP_PROTOCOL,
+  } __attribute__((packed)) tag;
+  union {
+    /* Of all but GAPURA_HTTP_TIMEOUT and GAPURA_HTTP_TOO_LARGE. */
+    gapura_string message;
+    /* Of GAPURA_HTTP_TOO_LARGE: the most bytes. */
+    uint64_t limit;
+  };
+} gapura_http_error;
+
+/* What the server says: `result<response, http-error>`. */
+typedef struct {
+  bool is_error;
+  union {
+    gapura_response response;
+    gapura_http_error error;
+  };
+} gapura_responded;
+
 enum { GAPURA_DEBUG, GAPURA_INFO, GAPURA_WARN, GAPURA_ERROR };
 
 /* Writes one line to the host's log. */
@@ -323,6 +381,8 @@ gapura_bytes gapura_random_bytes(uint32_t count);
 uint64_t gapura_random_bits(void);
 /* Asks the loaded model, and waits for the whole answer. */
 gapura_said gapura_ask(const gapura_question *question);
+/* Sends an HTTP request to a host that the route allows, and waits for the whole response. */
+gapura_responded gapura_send(const gapura_request *request);
 
 /* ---- conveniences ---- */
 

@@ -54,7 +54,8 @@ int32_t gapura_processor_new(void *processor);
   int32_t gapura_export_create(const char *id, size_t id_len, const char *route, size_t route_len, \
                                const char *model, size_t model_len, int32_t has_tenant,            \
                                const char *tenant, size_t tenant_len, int32_t stream,              \
-                               uint32_t choice, const char *extra, size_t extra_len) {             \
+                               uint32_t choice, const char *extra, size_t extra_len,               \
+                               const char *call, size_t call_len) {                                \
     const gapura_context context = {                                                               \
         {id, id_len},                                                                              \
         {route, route_len},                                                                        \
@@ -63,6 +64,7 @@ int32_t gapura_processor_new(void *processor);
         stream != 0,                                                                               \
         choice,                                                                                    \
         {extra, extra_len},                                                                        \
+        {call, call_len},                                                                          \
     };                                                                                             \
     int32_t handle = gapura_processor_new(create(&context));                                       \
     gapura_forget();                                                                               \

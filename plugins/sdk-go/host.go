@@ -48,3 +48,7 @@ func RandomBits() uint64 { return randomBits() }
 
 // Ask asks the loaded model, and waits for the whole answer. The error is a *ModelError.
 func Ask(question Question) (ModelAnswer, error) { return modelAsk(question) }
+
+// Send sends an HTTP request to a host that the route allows, and waits for the whole response. The
+// error is an *HTTPError.
+func Send(request Request) (Response, error) { return httpSend(request) }

@@ -14,6 +14,7 @@ var Host struct {
 	NowMs    uint64
 	Random   uint64
 	Answer   func(Question) (ModelAnswer, error)
+	Respond  func(Request) (Response, error)
 }
 
 func logWrite(_ Level, message string) { Host.Logged = append(Host.Logged, message) }
@@ -81,4 +82,11 @@ func modelAsk(question Question) (ModelAnswer, error) {
 		return ModelAnswer{}, &ModelError{"failed", "the test gives no answer"}
 	}
 	return Host.Answer(question)
+}
+
+func httpSend(request Request) (Response, error) {
+	if Host.Respond == nil {
+		return Response{}, &HTTPError{Kind: "connect", Message: "the test gives no response"}
+	}
+	return Host.Respond(request)
 }

@@ -45,6 +45,9 @@ func randomBits() uint64
 //go:wasmimport gapura:plugin/model@0.1.0 ask
 func importAsk(messages unsafe.Pointer, length, maxTokens uint32, temperature float32, hasGrammar, kind uint32, grammar string, result unsafe.Pointer)
 
+//go:wasmimport gapura:plugin/http@0.1.0 send
+func importSend(method uint32, url string, headers unsafe.Pointer, length uint32, body string, hasTimeout, timeoutMs uint32, result unsafe.Pointer)
+
 func logWrite(level Level, message string) { importLog(uint32(level), message) }
 
 func tokenizerCount(text string) uint32 { return importCount(text) }
@@ -115,4 +118,29 @@ func modelAsk(question Question) (ModelAnswer, error) {
 		err.Message = abi.Load[string](unsafe.Add(payload, 4))
 	}
 	return ModelAnswer{}, err
+}
+
+func httpSend(request Request) (Response, error) {
+	list := (*[2]uint32)(abi.Store(request.Headers))
+	hasTimeout, timeoutMs := uint32(0), uint32(0)
+	if request.TimeoutMs != nil {
+		hasTimeout, timeoutMs = 1, *request.TimeoutMs
+	}
+	// result<response, http-error>: a byte, and the payload at 8, for the error has 64 bits.
+	result := abi.Room(32)
+	importSend(uint32(request.Method), request.URL, abi.Address(list[0]), list[1], string(request.Body), hasTimeout, timeoutMs, result)
+	payload := unsafe.Add(result, 8)
+	if *(*byte)(result) == 0 {
+		return abi.Load[Response](payload), nil
+	}
+	kinds := [...]string{"denied", "invalid-request", "budget", "timeout", "too-large", "connect", "tls", "protocol"}
+	err := &HTTPError{Kind: kinds[*(*byte)(payload)]}
+	switch err.Kind {
+	case "timeout":
+	case "too-large":
+		err.Limit = *(*uint64)(unsafe.Add(payload, 8))
+	default:
+		err.Message = abi.Load[string](unsafe.Add(payload, 8))
+	}
+	return Response{}, err
 }

@@ -65,6 +65,7 @@ type Chat struct {
 	Messages  []Message // oldest first; never empty
 	Sampling  Sampling
 	Extra     string // a JSON object
+	CallID    string // made by the host; no other chat has it
 }
 
 // Grammar is what an answer must match: JSONSchema, Regex or Lark.
@@ -149,6 +150,7 @@ type Context struct {
 	Stream    bool
 	Choice    uint32
 	Extra     string
+	CallID    string // that of the chat; the same for all its answers
 }
 
 // Delta is the next piece of an answer.
@@ -209,6 +211,7 @@ type Summary struct {
 	Prefill          uint64
 	Decode           uint64
 	Chain            []string
+	CallID           string
 }
 
 // Question is what a plugin asks the model.
@@ -234,6 +237,49 @@ type ModelError struct {
 }
 
 func (e *ModelError) Error() string { return e.Kind + ": " + e.Message }
+
+// Method is what an HTTP request asks of the server.
+type Method uint8
+
+const (
+	Get Method = iota
+	Head
+	Post
+	Put
+	Patch
+	Delete
+)
+
+// Header is a line of an HTTP header.
+type Header struct {
+	Name  string
+	Value string
+}
+
+// Request is an HTTP request.
+type Request struct {
+	Method    Method
+	URL       string
+	Headers   []Header
+	Body      []byte
+	TimeoutMs *uint32 // the route's limit is the most there can be, and the default
+}
+
+// Response is what the server answered, whatever its status says.
+type Response struct {
+	Status  uint16
+	Headers []Header
+	Body    []byte
+}
+
+// HTTPError tells why there is no response.
+type HTTPError struct {
+	Kind    string // denied, invalid-request, budget, timeout, too-large, connect, tls or protocol
+	Message string
+	Limit   uint64 // of too-large: the most bytes
+}
+
+func (e *HTTPError) Error() string { return e.Kind + ": " + e.Message }
 
 // TooLarge tells why a value was not kept.
 type TooLarge struct {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use gapura_plugin_runtime::{
-    Chat, Completion, Delta, FailureKind, FinishReason, KV_ENTRY_BYTES, ModelAnswer, ModelError,
-    Output, Prompt, Question, Rendered, Segment, Summary, Validated,
+    Chat, Completion, Delta, FailureKind, FinishReason, HttpError, HttpMethod, HttpRequest,
+    HttpResponse, KV_ENTRY_BYTES, ModelAnswer, ModelError, Output, Prompt, Question, Rendered,
+    Segment, Summary, Validated,
 };
 
 use crate::describe;
@@ -115,6 +116,7 @@ pub(crate) async fn imports(guest: &Guest) {
     let bits = u64::from_le_bytes([1, 2, 3, 4, 5, 6, 7, 8]) >> 11;
     assert_eq!(random, format!("010203040506070809 {bits}"));
     questions(guest).await;
+    http_requests(guest).await;
 }
 
 async fn questions(guest: &Guest) {
@@ -148,6 +150,79 @@ async fn questions(guest: &Guest) {
     for (error, expected) in errors {
         guest.model.will_answer(Err(error));
         assert_eq!(answer(guest, full(&["ask", "none"])).await.0, expected);
+    }
+}
+
+async fn http_requests(guest: &Guest) {
+    const URL: &str = "https://api.example.com/é?q=1";
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    for (method, name) in [
+        (HttpMethod::Get, "get"),
+        (HttpMethod::Head, "head"),
+        (HttpMethod::Post, "post"),
+        (HttpMethod::Put, "put"),
+        (HttpMethod::Patch, "patch"),
+        (HttpMethod::Delete, "delete"),
+    ] {
+        guest.http.will_respond(Ok(HttpResponse {
+            status: 204,
+            headers: Vec::new(),
+            body: Vec::new(),
+        }));
+        let said = told(guest, &["send", name, URL, "", "-"]).await;
+        assert_eq!(said, "204|[]|");
+        let request = HttpRequest {
+            method,
+            url: URL.to_owned(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        assert_eq!(guest.http.sent(), [(request, Duration::from_secs(2))]);
+    }
+    guest.http.will_respond(Ok(HttpResponse {
+        status: 999,
+        headers: vec![pair("a", ""), pair("b", "ü, 2")],
+        body: "isi 🙂".into(),
+    }));
+    let command = [
+        "send",
+        "post",
+        URL,
+        "badan ✋",
+        "250",
+        "X-A",
+        "1",
+        "x-a",
+        "",
+    ];
+    assert_eq!(told(guest, &command).await, "999|[a:,b:ü, 2]|isi 🙂");
+    let request = HttpRequest {
+        method: HttpMethod::Post,
+        url: URL.to_owned(),
+        headers: vec![pair("X-A", "1"), pair("x-a", "")],
+        body: "badan ✋".into(),
+    };
+    assert_eq!(guest.http.sent(), [(request, Duration::from_millis(250))]);
+    let errors = [
+        (
+            HttpError::Denied("tak boleh".to_owned()),
+            "denied:tak boleh",
+        ),
+        (
+            HttpError::InvalidRequest("✗".to_owned()),
+            "invalid-request:✗",
+        ),
+        (HttpError::Budget("habis".to_owned()), "budget:habis"),
+        (HttpError::Timeout, "timeout:"),
+        (HttpError::TooLarge(5_000_000_000), "too-large:5000000000"),
+        (HttpError::Connect(String::new()), "connect:"),
+        (HttpError::Tls("sertifikat".to_owned()), "tls:sertifikat"),
+        (HttpError::Protocol("putus".to_owned()), "protocol:putus"),
+    ];
+    for (error, expected) in errors {
+        guest.http.will_respond(Err(error));
+        let said = told(guest, &["send", "get", URL, "", "-"]).await;
+        assert_eq!(said, expected);
     }
 }
 

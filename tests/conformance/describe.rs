@@ -75,6 +75,7 @@ pub(crate) fn chat(chat: &Chat) -> String {
         list(chat.messages.iter().map(message)),
         sampling(&chat.sampling),
         chat.extra.clone(),
+        chat.call_id.clone(),
     ]
     .join("|")
 }
@@ -92,7 +93,8 @@ fn answer(context: &AnswerContext) -> [String; 6] {
 }
 
 pub(crate) fn context(context: &AnswerContext) -> String {
-    format!("{}|{}", answer(context).join("|"), context.extra)
+    let AnswerContext { extra, call_id, .. } = context;
+    format!("{}|{extra}|{call_id}", answer(context).join("|"))
 }
 
 pub(crate) fn delta(delta: &Delta) -> String {
@@ -117,6 +119,7 @@ pub(crate) fn summary(summary: &Summary, chain: &[String]) -> String {
     parts.extend(tokens.map(|tokens| tokens.to_string()));
     parts.extend(times.map(|time| time.as_micros().to_string()));
     parts.push(list(chain));
+    parts.push(summary.answer.call_id.clone());
     parts.join("|")
 }
 
@@ -146,7 +149,8 @@ fn descriptions_are_as_the_readme_says() {
             ..Sampling::default()
         },
         extra: "{}".to_owned(),
+        call_id: "c".to_owned(),
     };
-    let expected = "r|t|m|-|true|[tool:[a,]:=:[1/f/{}]:-]|- =700 - - - =-3 [] =-1500 - -|{}";
+    let expected = "r|t|m|-|true|[tool:[a,]:=:[1/f/{}]:-]|- =700 - - - =-3 [] =-1500 - -|{}|c";
     assert_eq!(chat(&chat_of_one), expected);
 }

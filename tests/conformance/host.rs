@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use gapura_plugin_runtime::{
-    Answering, Asker, Binding, Chain, Clock, Grants, Kv, Limits, Model, ModelAnswer, ModelError,
-    PluginId, PluginRuntime, PluginValues, Question, Random, Run, RuntimeConfig, Services,
-    TokenCounter,
+    Answering, Asker, Binding, Chain, Clock, Grants, Http, HttpCaller, HttpError, HttpRequest,
+    HttpResponse, Kv, Limits, Model, ModelAnswer, ModelError, PluginId, PluginRuntime,
+    PluginValues, Question, Random, Run, RuntimeConfig, Sending, Services, TokenCounter,
 };
 use serde_json::{Value, json};
 
@@ -50,6 +51,7 @@ pub(crate) struct Guest {
     pub(crate) services: Services,
     pub(crate) values: Arc<Values>,
     pub(crate) model: Arc<Scripted>,
+    pub(crate) http: Arc<Servers>,
 }
 
 impl Guest {
@@ -70,7 +72,9 @@ impl Guest {
         };
         let chain = Chain::new("route", vec![binding]).expect("a chain");
         let (values, model) = (Arc::<Values>::default(), Arc::<Scripted>::default());
+        let http = Arc::<Servers>::default();
         let services = Services {
+            http: Arc::clone(&http) as _,
             values: Arc::clone(&values) as _,
             model: Arc::clone(&model) as _,
             kv: Arc::<Kv>::default(),
@@ -83,6 +87,7 @@ impl Guest {
             services,
             values,
             model,
+            http,
         }
     }
 
@@ -173,5 +178,31 @@ impl Model for Scripted {
         self.asked.lock().expect("no panic").push(question);
         let answer = self.answers.lock().expect("no panic").pop_front();
         Box::pin(std::future::ready(answer.expect("a scripted answer")))
+    }
+}
+
+/// Servers that say what a case wants, and remember what they were sent and with how much time.
+#[derive(Default)]
+pub(crate) struct Servers {
+    responses: Mutex<VecDeque<Result<HttpResponse, HttpError>>>,
+    sent: Mutex<Vec<(HttpRequest, Duration)>>,
+}
+
+impl Servers {
+    pub(crate) fn will_respond(&self, response: Result<HttpResponse, HttpError>) {
+        self.responses.lock().expect("no panic").push_back(response);
+    }
+
+    pub(crate) fn sent(&self) -> Vec<(HttpRequest, Duration)> {
+        std::mem::take(&mut self.sent.lock().expect("no panic"))
+    }
+}
+
+impl Http for Servers {
+    fn send<'a>(&'a self, caller: HttpCaller<'a>, request: HttpRequest) -> Sending<'a> {
+        let mut sent = self.sent.lock().expect("no panic");
+        sent.push((request, caller.within));
+        let response = self.responses.lock().expect("no panic").pop_front();
+        Box::pin(std::future::ready(response.expect("a scripted response")))
     }
 }

@@ -44,6 +44,7 @@ fn chat() -> Chat {
         messages: (0..10).map(|_| message(Role::User)).collect(),
         sampling: Sampling::default(),
         extra: "{}".to_owned(),
+        call_id: "call-1".to_owned(),
     }
 }
 
@@ -104,6 +105,7 @@ async fn prices() {
                 stream: chat.stream,
                 choice: 0,
                 extra: chat.extra,
+                call_id: chat.call_id,
             };
             let mut responder = run.responder(context).await.expect("a responder");
             let delta = Delta {

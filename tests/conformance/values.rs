@@ -41,6 +41,7 @@ pub(crate) fn bare(command: &[&str]) -> Chat {
         messages: vec![message(Role::User, command)],
         sampling: Sampling::default(),
         extra: "{}".to_owned(),
+        call_id: "call-1".to_owned(),
     }
 }
 
@@ -122,6 +123,7 @@ pub(crate) fn context(tenant: Option<&str>, choice: u32) -> AnswerContext {
         stream: tenant.is_some(),
         choice,
         extra: r#"{"user": "ü"}"#.to_owned(),
+        call_id: "call-1".to_owned(),
     }
 }
 

@@ -131,6 +131,85 @@ fn what_is_wrong_with_a_case_is_said() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("carries no cases"));
 }
 
+/// Servers are scripted as the model is: what a plugin sends is answered, or told apart.
+#[test]
+fn http_requests_are_answered_by_the_case() {
+    let dir = tempfile::tempdir().unwrap();
+    let component = dir.path().join("sends.wasm");
+    fs::write(&component, gapura_test_guests::SENDS).unwrap();
+    let file = dir.path().join("ask.toml");
+    let run = |http: &str, model: &str, arguments: &[&str]| {
+        let request = format!(
+            "{http}\n[request]\nmodel = '{model}'\n\
+             messages = [{{ role = 'user', content = 'https://api.example.com/' }}]\n"
+        );
+        fs::write(&file, request).unwrap();
+        let mut gapura = gapura();
+        gapura.args(["plugin", "test"]).arg(&component);
+        gapura.arg("--cases").arg(dir.path()).args(arguments);
+        let output = gapura.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (
+            String::from_utf8(said).unwrap(),
+            fs::read_to_string(&file).unwrap(),
+        )
+    };
+    let sent = |http: &str, model: &str| {
+        let (said, written) = run(http, model, &["--update"]);
+        assert!(said.starts_with("updated"), "{said}");
+        let file: toml::Table = written.parse().unwrap();
+        let expect = &file["expect"];
+        let refusal = &expect["refusal"];
+        (
+            expect["http"].to_string(),
+            refusal["status"].as_integer(),
+            refusal["message"].as_str().map(str::to_owned),
+        )
+    };
+    let one = "[[http]]\nrequest = { url = 'https://api.example.com/' }\n";
+    let get = r#""GET https://api.example.com/"#;
+    assert_eq!(
+        sent(&format!("{one}response = {{ body = 'ya' }}"), "ask"),
+        (format!("[{get}\"]"), Some(420), Some("ya".to_owned()))
+    );
+    // Each response comes once.
+    let none = "the case has no such request in `http`".to_owned();
+    assert_eq!(
+        sent(one, "loop"),
+        (
+            format!("[{get}\", {get} (not scripted)\"]"),
+            Some(455),
+            Some(none.clone())
+        )
+    );
+    let other = one.replace(".com/", ".com/other");
+    let not_scripted = format!("[{get} (not scripted)\"]");
+    assert_eq!(
+        sent(&other, "ask"),
+        (not_scripted.clone(), Some(455), Some(none.clone()))
+    );
+    let post = one.replace("{ url", "{ method = 'POST', url");
+    assert_eq!(sent(&post, "ask"), (not_scripted, Some(455), Some(none)));
+    let timeout = sent(&format!("{one}error = 'timeout'"), "ask");
+    assert_eq!(timeout.1, Some(453));
+    let hosts_own = "the header `host` is the host's to set".to_owned();
+    assert_eq!(
+        sent(one, "host"),
+        (format!("[{get} (invalid)\"]"), Some(451), Some(hosts_own))
+    );
+    for (wrong, expected) in [
+        ("response = { status = 99 }", "http.0: its status is 99"),
+        (
+            "response = { body = 'ya' }\nerror = 'tls'",
+            "http.0: it has both a response and an error",
+        ),
+        ("error = 'lost'", "unknown variant `lost`"),
+    ] {
+        let (said, _) = run(&format!("{one}{wrong}"), "ask", &[]);
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
 /// A component that carries its cases needs nothing beside it.
 #[test]
 fn cases_travel_in_the_component() {

@@ -31,7 +31,7 @@ fn halo(model: &str) -> Value {
 }
 
 /// Status and message of an error.
-fn refusal(answer: &Answer) -> (u16, String) {
+pub(crate) fn refusal(answer: &Answer) -> (u16, String) {
     let message = answer.json()["error"]["message"]
         .as_str()
         .map(str::to_owned);
@@ -42,7 +42,7 @@ fn refusal(answer: &Answer) -> (u16, String) {
 }
 
 /// The only sample of that name that has those labels, among others.
-async fn sample(server: &Server, series: &str) -> Option<f64> {
+pub(crate) async fn sample(server: &Server, series: &str) -> Option<f64> {
     let scraped = server.get("/metrics").await;
     let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
     let labels = labels.trim_end_matches('}').split(',');
@@ -64,7 +64,7 @@ async fn sample(server: &Server, series: &str) -> Option<f64> {
 }
 
 /// Waits until `reached`, for ten seconds at most.
-async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
     let reached = async {
         while !reached().await {
             tokio::time::sleep(Duration::from_millis(5)).await;

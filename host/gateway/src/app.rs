@@ -16,7 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 pub(crate) use body::read_body;
-pub(crate) use request_id::RequestId;
+pub(crate) use request_id::{RequestId, new_call_id};
 
 use crate::config::ServerConfig;
 use crate::error::{ApiError, Unrecorded};

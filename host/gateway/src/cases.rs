@@ -5,6 +5,7 @@
 
 mod expect;
 mod file;
+mod http;
 mod play;
 mod replay;
 mod script;
@@ -14,6 +15,7 @@ mod times;
 
 pub use expect::{Difference, Expect};
 pub use file::{Case, CaseError, MAX_CASE_BYTES, updated};
+pub use http::Exchange;
 pub use play::{CaseRunner, Measure, Outcome};
 pub(crate) use replay::rehearse;
 pub use script::StageUse;

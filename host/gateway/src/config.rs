@@ -21,6 +21,8 @@ use std::{
     time::Duration,
 };
 
+use crate::outbound::AllowList;
+
 pub(crate) use address::listen_address;
 pub use env::Environment;
 pub use error::ConfigError;
@@ -288,6 +290,19 @@ pub struct QuestionLimits {
     pub within: Duration,
 }
 
+/// Whom one plugin may ask by HTTP, and how much of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpAccess {
+    /// Whom.
+    pub allow: AllowList,
+    /// Most requests in one request of a client.
+    pub requests: u32,
+    /// Time of one of them.
+    pub within: Duration,
+    /// Bytes of a response's body.
+    pub response_bytes: usize,
+}
+
 /// `[[routes]]`, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
@@ -349,6 +364,8 @@ pub struct BindingConfig {
     pub limits: PluginLimits,
     /// What it may ask the model.
     pub questions: QuestionLimits,
+    /// Whom it may ask by HTTP.
+    pub http: HttpAccess,
 }
 
 /// `[[keys]]`, checked.

@@ -11,6 +11,7 @@ pub mod error;
 pub mod model_loader;
 pub mod oci;
 pub mod openai;
+pub mod outbound;
 pub mod pipeline;
 mod progress;
 pub mod recording;

@@ -6,6 +6,7 @@
 
 mod call;
 mod choice;
+mod fetch;
 mod grammar;
 mod judge;
 mod observation;

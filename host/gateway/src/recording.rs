@@ -7,6 +7,6 @@ mod recorder;
 mod redact;
 mod store;
 
-pub use record::{Binding, Bytes, Cost, Outcome, Record, Tape};
+pub use record::{Binding, Bytes, Cost, Outcome, Record, Responded, Tape};
 pub(crate) use recorder::{Keep, Recorder};
 pub use store::{Records, Summary};

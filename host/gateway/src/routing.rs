@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     config::{RecordConfig, RouteConfig, SamplingDefaults, SamplingLimits},
     controller::TrialMode,
+    outbound::AllowList,
     telemetry::{Ledger, ledger::Accounts},
     trial::Watched,
 };
@@ -31,6 +32,8 @@ pub struct Route {
     pub chain: Arc<Chain>,
     /// The plugins and their versions, for the header `x-gapura-chain`.
     pub chain_header: HeaderValue,
+    /// Whom each plugin of the chain may ask by HTTP.
+    pub http: Arc<[AllowList]>,
     /// What requests leave open.
     pub sampling: SamplingDefaults,
     /// What requests may not exceed.
@@ -67,6 +70,11 @@ impl Route {
             default: config.default,
             chain,
             chain_header,
+            http: config
+                .plugins
+                .iter()
+                .map(|of| of.http.allow.clone())
+                .collect(),
             sampling: config.sampling,
             limits: config.limits,
             trial: None,

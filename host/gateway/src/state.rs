@@ -15,6 +15,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::auth::{Auth, RateLimiter};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
+use crate::outbound::Outbound;
 use crate::pipeline::{Observations, Shadows};
 use crate::recording::Records;
 use crate::routing::RouteTable;
@@ -59,6 +60,8 @@ pub struct Lent {
     pub clock: Arc<dyn Clock>,
     /// Random numbers.
     pub random: Arc<dyn Random>,
+    /// The network.
+    pub outbound: Arc<Outbound>,
 }
 
 impl Default for Lent {
@@ -68,6 +71,7 @@ impl Default for Lent {
             kv: Arc::default(),
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
+            outbound: Arc::default(),
         }
     }
 }

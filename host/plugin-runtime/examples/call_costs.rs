@@ -165,6 +165,7 @@ fn chat() -> Chat {
         messages: (0..9).map(message).collect(),
         sampling: Sampling::default(),
         extra: "{}".to_owned(),
+        call_id: "call-1".to_owned(),
     }
 }
 
@@ -177,6 +178,7 @@ fn context() -> AnswerContext {
         stream: true,
         choice: 0,
         extra: "{}".to_owned(),
+        call_id: "call-1".to_owned(),
     }
 }
 

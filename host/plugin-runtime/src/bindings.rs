@@ -10,17 +10,24 @@ use crate::state::GuestState;
 
 pub(crate) use convert::{InvalidOutput, chat, context, delta, finish_reason};
 pub(crate) use convert::{
-    action, model_answer, model_error, prompt, question, refusal, summary, verdict,
+    action, http_error, http_request, http_response, model_answer, model_error, prompt, question,
+    refusal, summary, verdict,
 };
 pub(crate) use exports::gapura::plugin::{
     completion_observer, prompt_template, request_validation, response_processing,
 };
-pub(crate) use gapura::plugin::{clock, config, kv, log, metrics, model, random, tokenizer, types};
+pub(crate) use gapura::plugin::{
+    clock, config, http, kv, log, metrics, model, random, tokenizer, types,
+};
 
 wasmtime::component::bindgen!({
     path: "../../wit",
     world: "plugin",
-    imports: { "gapura:plugin/model.ask": async | trappable, default: trappable },
+    imports: {
+        "gapura:plugin/model.ask": async | trappable,
+        "gapura:plugin/http.send": async | trappable,
+        default: trappable,
+    },
     exports: { default: async },
 });
 

@@ -1,5 +1,5 @@
-//! Loads, limits, runs and swaps plugins: components of the world in `wit/`. It knows neither
-//! HTTP nor tensors.
+//! Loads, limits, runs and swaps plugins: components of the world in `wit/`. It speaks
+//! no HTTP and knows no tensors: what guests ask of others goes through the traits of [`Services`].
 //!
 //! Three lifetimes, three types: [`PluginRuntime`] per process, [`Plugin`] per artefact (shared by
 //! every route that binds it), [`Run`] and [`Responder`] per request. A [`Chain`] is the immutable
@@ -19,6 +19,7 @@ mod error;
 mod fallback;
 mod guest;
 mod held;
+mod http;
 mod idle;
 mod inspect;
 mod kv;
@@ -40,6 +41,10 @@ pub use breaker::{BreakerConfig, BreakerState};
 pub use chain::{Binding, Chain};
 pub use clock::{Clock, SystemClock};
 pub use error::{ChainError, ChainFailure, FailureKind, LoadError, RuntimeError};
+pub use http::{
+    HTTP_HEADER_BYTES, HTTP_HEADERS, HTTP_REQUEST_BYTES, Http, HttpCaller, HttpError, HttpMethod,
+    HttpRequest, HttpResponse, NoHttp, Sending,
+};
 pub use inspect::{add_custom_section, custom_sections};
 pub use kv::{KV_ENTRY_BYTES, Kv};
 pub use limits::{FailurePolicy, Grants, Limits};

@@ -39,6 +39,13 @@ pub struct Limits {
     /// Milliseconds for one answer. They count neither as processor time nor as time by the clock
     /// on the wall. Default 10,000.
     pub model_ms: u64,
+    /// Most HTTP requests in one request. Default 4.
+    pub http_requests: u64,
+    /// Milliseconds for one of them, its response included. They count as those of `model_ms` do:
+    /// not at all. Default 2,000.
+    pub http_ms: u64,
+    /// Most bytes of a response's body. Default 256 KiB.
+    pub http_response_bytes: u64,
 }
 
 impl Default for Limits {
@@ -56,6 +63,9 @@ impl Default for Limits {
             model_questions: 2,
             model_tokens: 256,
             model_ms: 10_000,
+            http_requests: 4,
+            http_ms: 2_000,
+            http_response_bytes: 256 << 10,
         }
     }
 }
@@ -84,6 +94,9 @@ impl Limits {
             ("model_questions", self.model_questions, 0, 1000),
             ("model_tokens", self.model_tokens, 0, 1 << 20),
             ("model_ms", self.model_ms, 1, 600_000),
+            ("http_requests", self.http_requests, 0, 1000),
+            ("http_ms", self.http_ms, 1, 600_000),
+            ("http_response_bytes", self.http_response_bytes, 0, 64 << 20),
         ]
         .into_iter()
         .find(|&(_, value, min, max)| value < min || value > max)
@@ -144,6 +157,8 @@ pub struct Grants {
     pub random: bool,
     /// Questions to the loaded model.
     pub model: bool,
+    /// HTTP requests to allowed hosts.
+    pub http: bool,
 }
 
 impl Grants {
@@ -157,6 +172,7 @@ impl Grants {
         clock: true,
         random: true,
         model: true,
+        http: true,
     };
 
     /// The default and `imports` on top.
@@ -172,6 +188,7 @@ impl Grants {
                 Import::Clock => grants.clock = true,
                 Import::Random => grants.random = true,
                 Import::Model => grants.model = true,
+                Import::Http => grants.http = true,
             }
         }
         grants
@@ -188,6 +205,7 @@ impl Grants {
             Import::Clock => self.clock,
             Import::Random => self.random,
             Import::Model => self.model,
+            Import::Http => self.http,
         }
     }
 }
@@ -203,6 +221,7 @@ impl Default for Grants {
             clock: false,
             random: false,
             model: false,
+            http: false,
         }
     }
 }

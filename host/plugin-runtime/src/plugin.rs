@@ -73,11 +73,13 @@ pub enum Import {
     Random,
     /// Questions to the loaded model.
     Model,
+    /// HTTP requests to allowed hosts.
+    Http,
 }
 
 impl Import {
     /// Every import.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Log,
         Self::Config,
         Self::Tokenizer,
@@ -86,6 +88,7 @@ impl Import {
         Self::Clock,
         Self::Random,
         Self::Model,
+        Self::Http,
     ];
 
     /// The interface's name in the contract, which is also its name in a route's `grants`.
@@ -99,6 +102,7 @@ impl Import {
             Self::Clock => "clock",
             Self::Random => "random",
             Self::Model => "model",
+            Self::Http => "http",
         }
     }
 }

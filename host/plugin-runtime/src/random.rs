@@ -12,6 +12,17 @@ pub trait Random: Send + Sync {
     /// # Errors
     /// The source has none; the guest's call fails.
     fn fill(&self, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Fills what the random numbers of WASI, which every instance has, are made of; as [`fill`]
+    /// unless a host keeps them apart.
+    ///
+    /// [`fill`]: Self::fill
+    ///
+    /// # Errors
+    /// As of `fill`; the instance then has numbers of its own.
+    fn seed(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.fill(bytes)
+    }
 }
 
 /// The operating system's random numbers.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::FailureKind;
+use crate::http::{Http, HttpError, HttpResponse, NoHttp};
 use crate::kv::Kv;
 use crate::limits::FailurePolicy;
 use crate::model::{Model, ModelAnswer, ModelError, NoModel};
@@ -77,6 +78,8 @@ pub enum Told<'a> {
     },
     /// What the model answered.
     Answer(&'a Result<ModelAnswer, ModelError>),
+    /// What a server answered.
+    Response(&'a Result<HttpResponse, HttpError>),
 }
 
 /// One call of a guest, after it ended.
@@ -142,11 +145,13 @@ pub struct Services {
     pub random: Arc<dyn Random>,
     /// Answers the questions of guests.
     pub model: Arc<dyn Model>,
+    /// Sends the HTTP requests of guests.
+    pub http: Arc<dyn Http>,
 }
 
 impl Services {
     /// For a chain that is run for its own sake: the machine's time and random numbers, a memory
-    /// of its own, no model, and nobody who hears of its calls and numbers.
+    /// of its own, no model, no network, and nobody who hears of its calls and numbers.
     pub fn detached(tokens: Arc<dyn TokenCounter>) -> Self {
         let no_request = ModelError::Failed("there is no request to ask for".to_owned());
         Self {
@@ -157,6 +162,9 @@ impl Services {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             model: Arc::new(NoModel(no_request)),
+            http: Arc::new(NoHttp(HttpError::Connect(
+                "there is no request to send it for".to_owned(),
+            ))),
         }
     }
 }

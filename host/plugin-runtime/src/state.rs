@@ -10,6 +10,7 @@ use wasmtime::ResourceLimiter;
 use crate::bound::Bound;
 use crate::budget::Budget;
 use crate::guest::Failure;
+use crate::http::Sent;
 use crate::kv::Store;
 use crate::limits::{Grants, Limits};
 use crate::model::Spent;
@@ -37,6 +38,8 @@ pub(crate) struct RequestScope {
     pub(crate) services: Services,
     /// What its guests have asked the model.
     pub(crate) spent: Spent,
+    /// The HTTP requests that they have sent.
+    pub(crate) sent: Sent,
 }
 
 impl RequestScope {
@@ -44,6 +47,7 @@ impl RequestScope {
         Arc::new(Self {
             services,
             spent: Spent::default(),
+            sent: Sent::default(),
         })
     }
 

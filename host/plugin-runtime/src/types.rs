@@ -91,6 +91,8 @@ pub struct Chat {
     pub sampling: Sampling,
     /// `metadata`, `user`, unknown fields and those without another place as one JSON object.
     pub extra: String,
+    /// Made by the host; no other chat has it.
+    pub call_id: String,
 }
 
 /// A stage's decision that the request must not go on.
@@ -198,6 +200,8 @@ pub struct AnswerContext {
     pub choice: u32,
     /// `metadata`, `user`, unknown fields and those without another place as one JSON object.
     pub extra: String,
+    /// That of the chat; the same for all its answers.
+    pub call_id: String,
 }
 
 impl From<&Chat> for AnswerContext {
@@ -211,6 +215,7 @@ impl From<&Chat> for AnswerContext {
             stream: chat.stream,
             choice: 0,
             extra: chat.extra.clone(),
+            call_id: chat.call_id.clone(),
         }
     }
 }

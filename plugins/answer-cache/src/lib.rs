@@ -1,7 +1,7 @@
 //! Answers what was asked before from memory, where the answer would be the same anyway.
 //!
-//! The validator knows the request and no answer, the processor the answer and no request but its
-//! id. So the validator leaves the request's key under its id, for the processor to find.
+//! The validator knows the request and no answer, the processor the answer and no request but the
+//! call's id. So the validator leaves the request's key under that, for the processor to take.
 
 mod key;
 mod ticket;
@@ -62,7 +62,7 @@ impl Validator for AnswerCache {
             return Ok(Verdict::answer(answer));
         }
         metrics::add("misses", 1);
-        ticket::leave(&chat.request_id, chat.tenant.as_deref(), &key);
+        ticket::leave(&chat.call_id, &key);
         Ok(Verdict::Accept)
     }
 }
@@ -71,7 +71,7 @@ impl Responder for AnswerCache {
     fn new(context: Context) -> Self {
         // With a seed, the second answer to a request differs from the first.
         let key = (context.choice == 0)
-            .then(|| ticket::find(&context.request_id, context.tenant.as_deref()))
+            .then(|| ticket::take(&context.call_id))
             .flatten();
         Self {
             kept: key.map(|key| (String::new(), key)),

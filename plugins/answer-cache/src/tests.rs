@@ -2,17 +2,17 @@ use gapura_plugin_sdk::{Message, Reply, Role, ToolCall, testing};
 
 use super::*;
 
-/// A greedy request of its own id.
+/// A greedy request of its own call.
 fn chat(id: &str, text: &str) -> Chat {
     let mut chat = testing::chat([Message::user(text)]);
-    chat.request_id = id.to_owned();
+    chat.call_id = id.to_owned();
     chat.sampling.temperature = Some(0.0);
     chat
 }
 
 fn context(chat: &Chat) -> Context {
     Context {
-        request_id: chat.request_id.clone(),
+        call_id: chat.call_id.clone(),
         tenant: chat.tenant.clone(),
         ..testing::context()
     }
@@ -148,21 +148,29 @@ fn tenants_have_their_own_unless_they_share() {
     assert_eq!(kept(&of("6", Some("b"))), Some("Halo.".to_owned()));
 }
 
+/// Clients choose request ids, and may choose that of another: calls are told apart all the same.
 #[test]
-fn two_requests_of_one_id_keep_nothing() {
-    let (one, two) = (chat("same", "Satu?"), chat("same", "Dua?"));
+fn requests_of_one_id_each_keep_their_own() {
+    let of = |call: &str, text: &str| Chat {
+        request_id: "same".to_owned(),
+        ..chat(call, text)
+    };
+    let (one, two) = (of("1", "Satu?"), of("2", "Dua?"));
     assert_eq!((kept(&one), kept(&two)), (None, None));
-    for of in [&one, &two, &two] {
-        testing::respond_in::<AnswerCache>(context(of), &["Dua."], FinishReason::Stop);
+    for (of, text) in [(&two, "Dua."), (&one, "Satu.")] {
+        testing::respond_in::<AnswerCache>(context(of), &[text], FinishReason::Stop);
     }
-    assert_eq!((kept(&one), kept(&two)), (None, None));
-    // Another API key's id is another id, and the same request twice is no confusion.
-    let mut other = chat("same", "Satu?");
-    other.tenant = Some("b".to_owned());
-    ask(&other, &["Satu."], FinishReason::Stop);
-    assert_eq!(kept(&other), Some("Satu.".to_owned()));
-    testing::advance(Duration::from_secs(60));
-    ask(&one, &["Satu."], FinishReason::Stop);
+    let answers = (kept(&of("3", "Satu?")), kept(&of("4", "Dua?")));
+    assert_eq!(answers, (Some("Satu.".to_owned()), Some("Dua.".to_owned())));
+}
+
+#[test]
+fn a_key_that_was_left_is_taken_once() {
+    let one = chat("1", "Satu?");
+    assert_eq!(kept(&one), None);
+    for text in ["Satu.", "Dua."] {
+        testing::respond_in::<AnswerCache>(context(&one), &[text], FinishReason::Stop);
+    }
     assert_eq!(kept(&one), Some("Satu.".to_owned()));
 }
 
@@ -207,6 +215,7 @@ fn whatever_the_answer_depends_on_is_in_the_key() {
     // What it does not depend on is not.
     for change in [
         (|chat| chat.request_id.push('x')) as fn(&mut Chat),
+        |chat| chat.call_id.push('x'),
         |chat| chat.stream = !chat.stream,
         |chat| chat.extra = r#"{"user":"u"}"#.to_owned(),
     ] {

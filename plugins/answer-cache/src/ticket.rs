@@ -1,41 +1,27 @@
-//! From the validator to the processor of the same request: its key, under its id.
-//!
-//! Clients may choose their request ids, so two requests under way may have the same. Then
-//! nobody knows whose answer comes, and neither is kept.
+//! From the validator to the processor of the same request: its key, under the id of its call, which
+//! the host makes and no client chooses.
 
 use core::time::Duration;
 
 use gapura_plugin_sdk::kv;
 
-/// From a request's validation to the start of its answer; an id that comes again within this
-/// time with another request is not kept.
+/// From a request's validation to the start of its answer.
 const TTL: Duration = Duration::from_secs(60);
 
-/// What lies where two requests have left something.
-const AMBIGUOUS: &[u8] = b"";
-
-/// Leaves `key` for the processor of this request.
-pub(crate) fn leave(request_id: &str, tenant: Option<&str>, key: &str) {
-    let name = name(request_id, tenant);
-    let value = match kv::get(&name) {
-        Some(other) if other != key.as_bytes() => AMBIGUOUS,
-        _ => key.as_bytes(),
-    };
+/// Leaves `key` for the processor of this call.
+pub(crate) fn leave(call_id: &str, key: &str) {
     // Where the route has no room for it the answer is not kept.
-    let _ = kv::set_for(&name, value, TTL);
+    let _ = kv::set_for(&name(call_id), key.as_bytes(), TTL);
 }
 
-/// The key that was left for this request, if one was. It stays: who comes after must see it.
-pub(crate) fn find(request_id: &str, tenant: Option<&str>) -> Option<String> {
-    let value = kv::get(&name(request_id, tenant))?;
-    String::from_utf8(value).ok().filter(|key| !key.is_empty())
+/// Takes the key that was left for this call, if one was.
+pub(crate) fn take(call_id: &str) -> Option<String> {
+    let name = name(call_id);
+    let key = kv::get(&name)?;
+    kv::delete(&name);
+    String::from_utf8(key).ok()
 }
 
-/// One API key's ids say nothing of another's.
-fn name(request_id: &str, tenant: Option<&str>) -> String {
-    match tenant {
-        // An id has no space.
-        Some(tenant) => format!("request {request_id} {tenant}"),
-        None => format!("request {request_id}"),
-    }
+fn name(call_id: &str) -> String {
+    format!("call {call_id}")
 }

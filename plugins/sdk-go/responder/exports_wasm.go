@@ -24,6 +24,7 @@ func construct(
 	hasTenant uint32, tenant unsafe.Pointer, tenantLen uint32,
 	stream, choice uint32,
 	extra unsafe.Pointer, extraLen uint32,
+	call unsafe.Pointer, callLen uint32,
 ) uint32 {
 	defer gapura.Guard()
 	context := gapura.Context{
@@ -33,6 +34,7 @@ func construct(
 		Stream:    stream != 0,
 		Choice:    choice,
 		Extra:     abi.String(extra, extraLen),
+		CallID:    abi.String(call, callLen),
 	}
 	if hasTenant != 0 {
 		context.Tenant = gapura.Some(abi.String(tenant, tenantLen))

@@ -44,6 +44,7 @@ pub mod template {
             "gapura:plugin/clock@0.1.0": crate::bindings::validator::gapura::plugin::clock,
             "gapura:plugin/random@0.1.0": crate::bindings::validator::gapura::plugin::random,
             "gapura:plugin/model@0.1.0": crate::bindings::validator::gapura::plugin::model,
+            "gapura:plugin/http@0.1.0": crate::bindings::validator::gapura::plugin::http,
         },
     });
 }
@@ -67,6 +68,7 @@ pub mod responder {
             "gapura:plugin/clock@0.1.0": crate::bindings::validator::gapura::plugin::clock,
             "gapura:plugin/random@0.1.0": crate::bindings::validator::gapura::plugin::random,
             "gapura:plugin/model@0.1.0": crate::bindings::validator::gapura::plugin::model,
+            "gapura:plugin/http@0.1.0": crate::bindings::validator::gapura::plugin::http,
         },
     });
 }
@@ -90,6 +92,7 @@ pub mod observer {
             "gapura:plugin/clock@0.1.0": crate::bindings::validator::gapura::plugin::clock,
             "gapura:plugin/random@0.1.0": crate::bindings::validator::gapura::plugin::random,
             "gapura:plugin/model@0.1.0": crate::bindings::validator::gapura::plugin::model,
+            "gapura:plugin/http@0.1.0": crate::bindings::validator::gapura::plugin::http,
         },
     });
 }
@@ -106,10 +109,13 @@ pub use template::exports::gapura::plugin::prompt_template::{
 pub use validator::exports::gapura::plugin::request_validation::{
     Amendment, Guest as ValidatorGuest, Reply, Verdict,
 };
+pub use validator::gapura::plugin::http::{Header, HttpError, Method, Request, Response};
 pub use validator::gapura::plugin::kv::KvError;
 pub use validator::gapura::plugin::model::{ModelAnswer, ModelError, Question};
 pub use validator::gapura::plugin::types::{
     Chat, Failure, FinishReason, Grammar, Message, Refusal, Role, Sampling, ToolCall,
 };
 #[cfg(target_arch = "wasm32")]
-pub use validator::gapura::plugin::{clock, config, kv, log, metrics, model, random, tokenizer};
+pub use validator::gapura::plugin::{
+    clock, config, http, kv, log, metrics, model, random, tokenizer,
+};

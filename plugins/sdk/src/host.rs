@@ -3,8 +3,8 @@
 #[cfg(target_arch = "wasm32")]
 mod imports {
     use crate::bindings::{
-        KvError, ModelAnswer, ModelError, Question, clock, config, kv, log, metrics, model, random,
-        tokenizer,
+        HttpError, KvError, ModelAnswer, ModelError, Question, Request, Response, clock, config,
+        http, kv, log, metrics, model, random, tokenizer,
     };
     use crate::log::Level;
 
@@ -67,18 +67,22 @@ mod imports {
     pub(crate) fn ask_model(question: &Question) -> Result<ModelAnswer, ModelError> {
         model::ask(question)
     }
+
+    pub(crate) fn send_http(request: &Request) -> Result<Response, HttpError> {
+        http::send(request)
+    }
 }
 
 #[cfg(target_arch = "wasm32")]
 pub(crate) use imports::{
     add_metric, ask_model, count_tokens, fill_random, kv_delete, kv_get, kv_set, monotonic_ns,
-    now_ms, observe_metric, random_bits, settings_json, write_log,
+    now_ms, observe_metric, random_bits, send_http, settings_json, write_log,
 };
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use crate::testing::{
     add_metric, ask_model, count_tokens, fill_random, kv_delete, kv_get, kv_set, monotonic_ns,
-    now_ms, observe_metric, random_bits, settings_json, write_log,
+    now_ms, observe_metric, random_bits, send_http, settings_json, write_log,
 };
 
 /// Sends panics to the host's log, once per instance. Without it a panic is a bare

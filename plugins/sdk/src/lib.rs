@@ -25,8 +25,8 @@
 //! ```
 //!
 //! The same code is plain Rust in `cargo test` on any machine: the host's functions
-//! ([`settings`], [`log`], [`tokenizer`], [`metrics`], [`kv`], [`clock`], [`random`], [`model`])
-//! have stand-ins there, which [`testing`] sets. A component imports those that it calls and no
+//! ([`settings`], [`log`], [`tokenizer`], [`metrics`], [`kv`], [`clock`], [`random`], [`model`],
+//! [`http`]) have stand-ins there, which [`testing`] sets. A component imports those that it calls and no
 //! other; its route grants them by name.
 //!
 //! The traits and types follow `wit/` word for word; [`settings`], [`HoldBack`] and the
@@ -34,6 +34,7 @@
 //! and place, and counts as a failure of the plugin.
 
 pub mod clock;
+pub mod http;
 pub mod kv;
 pub mod log;
 pub mod metrics;

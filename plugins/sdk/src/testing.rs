@@ -16,6 +16,7 @@ mod host;
 
 use core::time::Duration;
 
+use crate::http::{HttpError, Request, Response};
 use crate::log::Level;
 use crate::model::{ModelAnswer, ModelError, Question};
 use crate::{
@@ -88,6 +89,16 @@ pub fn asked() -> Vec<Question> {
     HOST.with_borrow_mut(|host| core::mem::take(&mut host.asked))
 }
 
+/// The next HTTP request that has no response yet ends like this.
+pub fn respond_http(result: Result<Response, HttpError>) {
+    HOST.with_borrow_mut(|host| host.responses.push_back(result));
+}
+
+/// The HTTP requests sent since the last call.
+pub fn sent_http() -> Vec<Request> {
+    HOST.with_borrow_mut(|host| core::mem::take(&mut host.sent))
+}
+
 /// What an observer hears of a short answer that ended like this.
 pub fn summary(outcome: Outcome) -> Summary {
     Summary {
@@ -105,6 +116,7 @@ pub fn summary(outcome: Outcome) -> Summary {
         prefill: 2000,
         decode: 3000,
         chain: vec!["test@0.0.0+000000".to_owned()],
+        call_id: "test-call".to_owned(),
     }
 }
 
@@ -119,6 +131,7 @@ pub fn chat(messages: impl IntoIterator<Item = Message>) -> Chat {
         messages: messages.into_iter().collect(),
         sampling: Sampling::default(),
         extra: "{}".to_owned(),
+        call_id: "test-call".to_owned(),
     }
 }
 
@@ -132,6 +145,7 @@ pub fn context() -> Context {
         stream: true,
         choice: 0,
         extra: "{}".to_owned(),
+        call_id: "test-call".to_owned(),
     }
 }
 

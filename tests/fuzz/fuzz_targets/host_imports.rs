@@ -11,9 +11,10 @@ use std::{
 };
 
 use gapura_plugin_runtime::{
-    Answering, Asker, Binding, Chain, Chat, Clock, FailureKind, FinishReason, Grants, Limits,
-    Message, Model, ModelAnswer, ModelError, PluginRuntime, Question, Random, Role, RuntimeConfig,
-    Sampling, Services, TokenCounter,
+    Answering, Asker, Binding, Chain, Chat, Clock, FailureKind, FinishReason, Grants,
+    HTTP_REQUEST_BYTES, Http, HttpCaller, HttpError, HttpRequest, HttpResponse, Limits, Message,
+    Model, ModelAnswer, ModelError, PluginRuntime, Question, Random, Role, RuntimeConfig, Sampling,
+    Sending, Services, TokenCounter,
 };
 use gapura_test_guests as guests;
 use libfuzzer_sys::fuzz_target;
@@ -50,6 +51,7 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
         clock: Arc::new(Late),
         random: Arc::clone(&input) as _,
         model: Arc::new(Scripted),
+        http: Arc::new(Scripted),
         ..Services::detached(Arc::new(Bytes))
     };
     Host {
@@ -123,6 +125,22 @@ impl Model for Scripted {
     }
 }
 
+impl Http for Scripted {
+    fn send<'a>(&'a self, caller: HttpCaller<'a>, request: HttpRequest) -> Sending<'a> {
+        assert_eq!(caller.plugin.name, "calls");
+        assert!(request.body.len() <= HTTP_REQUEST_BYTES);
+        let response = match request.body.len() % 4 {
+            0 => Err(HttpError::TooLarge(u64::MAX)),
+            _ => Ok(HttpResponse {
+                status: u16::MAX,
+                headers: request.headers,
+                body: request.body,
+            }),
+        };
+        Box::pin(std::future::ready(response))
+    }
+}
+
 fn chat() -> Chat {
     Chat {
         request_id: "request".to_owned(),
@@ -139,6 +157,7 @@ fn chat() -> Chat {
         }],
         sampling: Sampling::default(),
         extra: "{}".to_owned(),
+        call_id: "call-1".to_owned(),
     }
 }
 

@@ -24,7 +24,7 @@
     (return (call $emit (i32.const 1200) (i32.const 2)))))
   (call $emit (i32.load (i32.const 516)) (i32.load (i32.const 520))))
 (func (export "gapura:plugin/response-processing@0.1.0#[constructor]processor")
-  (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+  (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
   (call $new (i32.const 1)))
 (func (export "gapura:plugin/response-processing@0.1.0#[method]processor.push")
   (param $self i32) (param $text i32) (param $len i32) (param i32 i32 i32 i32) (result i32)

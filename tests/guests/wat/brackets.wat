@@ -4,7 +4,7 @@
   (func $new (param i32) (result i32)))
 (data (i32.const 1024) "|")
 (func (export "gapura:plugin/response-processing@0.1.0#[constructor]processor")
-  (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+  (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
   (call $new (i32.const 1)))
 (func (export "gapura:plugin/response-processing@0.1.0#[method]processor.push")
   (param $self i32) (param $text i32) (param $len i32) (param $ids i32) (param $count i32)

@@ -1,6 +1,6 @@
 ;; world: validator
 ;; Runs a program of calls: what one call of `random.bytes` for 4,096 bytes gives, 40 bytes an
-;; instruction. Byte 0, modulo 14, says what: 1 to 13 call an import each, in the order below, and 0
+;; instruction. Byte 0, modulo 15, says what: 1 to 14 call an import each, in the order below, and 0
 ;; accepts, unless an answer was put over the verdict, at 1,024. Numbers of 32 bits at 4, 8, 12, 16,
 ;; 20 and 32 and one of 64 at 24 are the arguments; the last of 32 bits is where an answer goes.
 ;; Unless byte 1 is odd, addresses and lengths are first made to lie within the two pages that there
@@ -19,6 +19,8 @@
 (import "gapura:plugin/random@0.1.0" "bits" (func $bits (result i64)))
 (import "gapura:plugin/model@0.1.0" "ask"
   (func $ask (param i32 i32 i32 f32 i32 i32 i32 i32 i32)))
+(import "gapura:plugin/http@0.1.0" "send"
+  (func $send (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
 (global $raw (mut i32) (i32.const 0))
 (func $address (param $from i32) (result i32)
   (select (local.get $from) (i32.and (local.get $from) (i32.const 0xfffc)) (global.get $raw)))
@@ -35,11 +37,11 @@
   (local.set $e (i32.load offset=20 (local.get $at)))
   (local.set $wide (i64.load offset=24 (local.get $at)))
   (local.set $to (call $address (i32.load offset=32 (local.get $at))))
-  (block $ask_it (block $bits_of (block $bytes_of (block $time (block $date (block $forget
+  (block $send_it (block $ask_it (block $bits_of (block $bytes_of (block $time (block $date (block $forget
     (block $keep (block $look (block $measure (block $more (block $tokens (block $settings
       (block $say
         (br_table $say $settings $tokens $more $measure $look $keep $forget $date $time $bytes_of
-          $bits_of $ask_it (i32.sub (local.get $what) (i32.const 1))))
+          $bits_of $ask_it $send_it (i32.sub (local.get $what) (i32.const 1))))
       (return (call $log
         (select (local.get $e) (i32.and (local.get $e) (i32.const 3)) (global.get $raw))
         (local.get $a) (local.get $b))))
@@ -57,18 +59,26 @@
       (drop (call $monotonic)) (return))
       (return (call $bytes (local.get $b) (local.get $to))))
       (drop (call $bits)) (return))
-  (call $ask (local.get $a) (i32.and (local.get $b) (i32.const 0xff)) (local.get $d)
-    (f32.reinterpret_i32 (local.get $e))
+      (return (call $ask (local.get $a) (i32.and (local.get $b) (i32.const 0xff)) (local.get $d)
+        (f32.reinterpret_i32 (local.get $e))
+        (i32.and (i32.wrap_i64 (local.get $wide)) (i32.const 1))
+        (i32.wrap_i64 (i64.shr_u (local.get $wide) (i64.const 32)))
+        (local.get $c) (local.get $d) (local.get $to))))
+  (call $send
+    (select (local.get $e) (i32.rem_u (local.get $e) (i32.const 6)) (global.get $raw))
+    (local.get $a) (local.get $b) (local.get $c)
+    (i32.and (local.get $d) (i32.const 0xff))
+    (local.get $c) (local.get $d)
     (i32.and (i32.wrap_i64 (local.get $wide)) (i32.const 1))
     (i32.wrap_i64 (i64.shr_u (local.get $wide) (i64.const 32)))
-    (local.get $c) (local.get $d) (local.get $to)))
+    (local.get $to)))
 (func (export "gapura:plugin/request-validation@0.1.0#validate") (param i32) (result i32)
   (local $at i32) (local $end i32) (local $what i32)
   (call $bytes (i32.const 4096) (i32.const 16))
   (local.set $at (i32.load (i32.const 16)))
   (local.set $end (i32.add (local.get $at) (i32.const 4080)))
   (loop $again
-    (local.set $what (i32.rem_u (i32.load8_u (local.get $at)) (i32.const 14)))
+    (local.set $what (i32.rem_u (i32.load8_u (local.get $at)) (i32.const 15)))
     (if (local.get $what) (then
       (call $run (local.get $at) (local.get $what))
       (local.set $at (i32.add (local.get $at) (i32.const 40)))

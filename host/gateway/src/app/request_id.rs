@@ -24,6 +24,11 @@ const MAX_PATH_CHARS: usize = 200;
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) String);
 
+/// A new [`Chat::call_id`](gapura_plugin_runtime::Chat::call_id).
+pub(crate) fn new_call_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
 /// Gives the request its id and the answer the same.
 pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
     let started = Instant::now();

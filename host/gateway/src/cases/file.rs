@@ -9,6 +9,7 @@ use thiserror::Error;
 use toml::Table;
 
 use super::expect::Expect;
+use super::http::Exchange;
 use crate::openai::chat::ChatRequest;
 
 /// Largest file of one case.
@@ -40,6 +41,8 @@ pub struct Case {
     pub finish: FinishReason,
     /// What the model answers when the plugin asks, in order.
     pub model: Vec<String>,
+    /// The HTTP requests that it may send, and what comes back.
+    pub http: Vec<Exchange>,
     /// What the clock says at the first call, in milliseconds since 1970; it stands still.
     pub now_ms: u64,
     /// What random numbers depend on.
@@ -94,6 +97,8 @@ struct File {
     finish: Finish,
     #[serde(default)]
     model: Vec<String>,
+    #[serde(default)]
+    http: Vec<Exchange>,
     #[serde(default = "default_now_ms")]
     now_ms: u64,
     #[serde(default)]
@@ -138,6 +143,10 @@ impl Case {
             .map_err(|error| invalid(format!("request: {}", error.message())))?;
         let settings =
             serde_json::to_value(&file.settings).map_err(|error| invalid(error.to_string()))?;
+        for (index, exchange) in file.http.iter().enumerate() {
+            let problem = |reason| invalid(format!("http.{index}: {reason}"));
+            exchange.check().map_err(problem)?;
+        }
         let grants = file.grants.map(|names| {
             let imports = names.iter().map(|name| name.parse());
             imports.collect::<Result<Vec<Import>, String>>()
@@ -155,6 +164,7 @@ impl Case {
                 messages: request.messages,
                 sampling: request.sampling,
                 extra: Value::Object(request.extra).to_string(),
+                call_id: format!("call-{name}"),
             },
             answer: file.answer,
             finish: match file.finish {
@@ -162,6 +172,7 @@ impl Case {
                 Finish::Length => FinishReason::Length,
             },
             model: file.model,
+            http: file.http,
             now_ms: file.now_ms,
             seed: file.seed,
             max_fuel: file.max_fuel,

@@ -109,6 +109,10 @@ impl CaseRunner {
         if !values.is_empty() {
             found.put("metrics", values);
         }
+        let sent = script.sent();
+        if !sent.is_empty() {
+            found.put("http", sent);
+        }
         let uses = script.uses();
         Ok(Outcome {
             found,

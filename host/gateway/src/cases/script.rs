@@ -7,8 +7,9 @@ use std::{
 };
 
 use gapura_plugin_runtime::{
-    Answering, Asker, CallObserver, Clock, FinishReason, GuestCall, Kv, Model, ModelAnswer,
-    ModelError, PluginId, PluginValues, Question, Random, Services, Stage, TokenCounter,
+    Answering, Asker, CallObserver, Clock, FinishReason, GuestCall, Http, HttpCaller, HttpError,
+    HttpRequest, Kv, Model, ModelAnswer, ModelError, PluginId, PluginValues, Question, Random,
+    Sending, Services, Stage, TokenCounter,
 };
 use rand_chacha::{
     ChaCha8Rng,
@@ -16,7 +17,9 @@ use rand_chacha::{
 };
 use toml::{Table, Value};
 
-use super::file::Case;
+use crate::outbound::prepare;
+
+use super::{file::Case, http::Exchange};
 
 /// The host of one case.
 pub(super) struct Script {
@@ -27,6 +30,8 @@ pub(super) struct Script {
 struct State {
     random: ChaCha8Rng,
     answers: VecDeque<String>,
+    exchanges: Vec<Exchange>,
+    sent: Vec<String>,
     values: Table,
     uses: Vec<StageUse>,
 }
@@ -46,16 +51,24 @@ pub struct StageUse {
 
 impl Script {
     pub(super) fn new(case: &Case) -> Arc<Self> {
-        Self::with(case.now_ms, case.seed, case.model.iter().cloned())
+        let answers = case.model.iter().cloned();
+        Self::with(case.now_ms, case.seed, answers, case.http.clone())
     }
 
-    /// A host whose clock stands still, with these answers of the model.
-    pub(super) fn with(now_ms: u64, seed: u64, answers: impl Iterator<Item = String>) -> Arc<Self> {
+    /// A host whose clock stands still, with these answers of the model and of servers.
+    pub(super) fn with(
+        now_ms: u64,
+        seed: u64,
+        answers: impl Iterator<Item = String>,
+        exchanges: Vec<Exchange>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             now_ms,
             state: Mutex::new(State {
                 random: ChaCha8Rng::seed_from_u64(seed),
                 answers: answers.collect(),
+                exchanges,
+                sent: Vec::new(),
                 values: Table::new(),
                 uses: Vec::new(),
             }),
@@ -71,7 +84,13 @@ impl Script {
             clock: self.clone(),
             random: self.clone(),
             model: self.clone(),
+            http: self.clone(),
         }
+    }
+
+    /// The HTTP requests that came, in order; those that the case does not have say so.
+    pub(super) fn sent(&self) -> Vec<String> {
+        self.locked(|state| state.sent.clone())
     }
 
     /// The plugin's own metrics: the sum of a counter, the list of a histogram's values.
@@ -175,5 +194,32 @@ impl Model for Script {
         });
         let none = || ModelError::Failed("the case has no more answers in `model`".to_owned());
         Box::pin(std::future::ready(answer.ok_or_else(none)))
+    }
+}
+
+impl Http for Script {
+    /// Each scripted response comes once, to the first request that it is for.
+    fn send<'a>(&'a self, _caller: HttpCaller<'a>, request: HttpRequest) -> Sending<'a> {
+        let response = self.locked(|state| {
+            let name = format!("{} {}", request.method.as_str(), request.url);
+            // What no server would be sent is refused here as it is there.
+            if let Err(error) = prepare(request.clone()) {
+                state.sent.push(format!("{name} (invalid)"));
+                return Err(error);
+            }
+            let place = state.exchanges.iter().position(|of| of.is_for(&request));
+            match place {
+                Some(place) => {
+                    state.sent.push(name);
+                    state.exchanges.remove(place).result()
+                }
+                None => {
+                    state.sent.push(format!("{name} (not scripted)"));
+                    let none = "the case has no such request in `http`";
+                    Err(HttpError::Connect(none.to_owned()))
+                }
+            }
+        });
+        Box::pin(std::future::ready(response))
     }
 }

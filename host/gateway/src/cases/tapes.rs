@@ -9,8 +9,9 @@ use std::{
 };
 
 use gapura_plugin_runtime::{
-    Answering, Asker, CallObserver, Clock, GuestCall, Kv, Model, ModelAnswer, ModelError, PluginId,
-    PluginValues, Question, Random, Services, TokenCounter,
+    Answering, Asker, CallObserver, Clock, GuestCall, Http, HttpCaller, HttpError, HttpRequest,
+    HttpResponse, Kv, Model, ModelAnswer, ModelError, PluginId, PluginValues, Question, Random,
+    Sending, Services, TokenCounter,
 };
 
 use super::script::Script;
@@ -44,6 +45,7 @@ struct Playing {
     random: VecDeque<u8>,
     tokens: VecDeque<u32>,
     answers: VecDeque<Result<ModelAnswer, ModelError>>,
+    responses: VecDeque<Result<HttpResponse, HttpError>>,
 }
 
 impl From<&Tape> for Playing {
@@ -59,6 +61,7 @@ impl From<&Tape> for Playing {
                 .collect(),
             tokens: tape.tokens.iter().copied().collect(),
             answers: tape.answers.iter().cloned().collect(),
+            responses: tape.responses.iter().cloned().map(Into::into).collect(),
         }
     }
 }
@@ -68,7 +71,7 @@ impl Tapes {
         let now_ms = record.at.saturating_mul(1000);
         let tapes = record.tapes.iter();
         Arc::new(Self {
-            script: Script::with(now_ms, 0, std::iter::empty()),
+            script: Script::with(now_ms, 0, std::iter::empty(), Vec::new()),
             of: of.to_owned(),
             state: Mutex::new(State {
                 calling: String::new(),
@@ -97,6 +100,7 @@ impl Tapes {
             clock: self.clone(),
             random: self.clone(),
             model: self.clone(),
+            http: self.clone(),
         }
     }
 
@@ -164,6 +168,11 @@ impl Random for Tapes {
         });
         self.script.fill(&mut bytes[told..])
     }
+
+    /// Of no tape: an instance that has served before was seeded then.
+    fn seed(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.script.fill(bytes)
+    }
 }
 
 impl Model for Tapes {
@@ -178,6 +187,21 @@ impl Model for Tapes {
             ))
         };
         Box::pin(std::future::ready(answer.unwrap_or_else(none)))
+    }
+}
+
+impl Http for Tapes {
+    fn send<'a>(&'a self, caller: HttpCaller<'a>, _request: HttpRequest) -> Sending<'a> {
+        let response = self.locked(|state| {
+            let tape = state.tapes.get_mut(&caller.plugin.name);
+            tape.and_then(|tape| tape.responses.pop_front())
+        });
+        let none = || {
+            Err(HttpError::Connect(
+                "the record has no more responses".to_owned(),
+            ))
+        };
+        Box::pin(std::future::ready(response.unwrap_or_else(none)))
     }
 }
 

@@ -644,6 +644,9 @@ pub struct BindingSection {
     /// What the plugin may ask the model, where `grants` has `model`.
     #[serde(default)]
     pub model: QuestionsSection,
+    /// Whom the plugin may ask by HTTP, where `grants` has `http`.
+    #[serde(default)]
+    pub http: HttpSection,
 }
 
 /// `breaker` of a binding: a plugin that fails every time is not called for a while. Each of its
@@ -673,6 +676,23 @@ pub struct QuestionsSection {
     pub seconds: Option<NonZeroU32>,
 }
 
+/// `http` of a binding: the plugin's own HTTP requests.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpSection {
+    /// The hosts: names (`api.example.com`), all names below one (`*.example.com`), addresses and
+    /// networks (`10.0.0.0/8`), each on the port of `http` or `https`, or on `:PORT` behind it. A
+    /// private address must be named by itself or its network, whatever name leads to it, but for
+    /// that of `localhost`. No default: the grant needs one host at least.
+    pub allow: Vec<String>,
+    /// Most requests in one request of a client. Default 4.
+    pub max_requests: Option<NonZeroU32>,
+    /// Milliseconds for one of them, within the request's own time. Default 2000.
+    pub timeout_ms: Option<NonZeroU32>,
+    /// KiB of a response's body. Default 256.
+    pub max_response_kib: Option<NonZeroU32>,
+}
+
 fn default_grants() -> Vec<GrantName> {
     vec![GrantName::Log]
 }
@@ -697,6 +717,8 @@ pub enum GrantName {
     Random,
     /// Questions to the loaded model.
     Model,
+    /// HTTP requests to allowed hosts.
+    Http,
 }
 
 impl GrantName {
@@ -711,6 +733,7 @@ impl GrantName {
             Self::Clock => "clock",
             Self::Random => "random",
             Self::Model => "model",
+            Self::Http => "http",
         }
     }
 }

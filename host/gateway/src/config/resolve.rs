@@ -2,6 +2,8 @@
 //! stands, so that each complaint has a line; [`resolve`] fills defaults in and looks at what
 //! only makes sense together.
 
+mod failure;
+
 use std::{
     collections::{HashMap, HashSet},
     num::NonZeroU32,
@@ -11,19 +13,18 @@ use std::{
 
 use super::{
     AdminConfig, BindingConfig, Config, ConfigError, CudaConfig, Digest, Dtype, EngineConfig,
-    FailurePolicyName, GrantName, GuardConfig, KeyConfig, LogConfig, ModelConfig, Overrides,
-    PluginLimits, PluginsConfig, QuestionLimits, RecordConfig, RouteConfig, SamplingDefaults,
-    SamplingLimits, SamplingSection, ServerConfig,
+    FailurePolicyName, GrantName, GuardConfig, HttpAccess, KeyConfig, LogConfig, ModelConfig,
+    Overrides, PluginLimits, PluginsConfig, QuestionLimits, RecordConfig, RouteConfig,
+    SamplingDefaults, SamplingLimits, SamplingSection, ServerConfig,
     error::nearest,
     file::{
-        BindingSection, BreakerSection, ConfigFile, GuardSection, PluginLimitsSection,
+        BindingSection, BreakerSection, ConfigFile, GuardSection, HttpSection, PluginLimitsSection,
         QuestionsSection, RouteSection, ServerSection,
     },
     location::Document,
     provenance, sources,
 };
-use crate::{builtin, oci::Registries, signing::TrustedKeys};
-use gapura_plugin_runtime::BreakerConfig;
+use crate::{builtin, oci::Registries, outbound::AllowList, signing::TrustedKeys};
 
 /// Why there is no float16.
 const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
@@ -204,46 +205,36 @@ fn check_route(
         if let Err(error) = serde_json::to_value(&binding.settings) {
             return Err(document.invalid(&format!("{key}.settings"), error.to_string()));
         }
-        check_failure(binding, &key, document)?;
+        failure::check(binding, &key, document)?;
+        check_http(binding, &key, document)?;
     }
     Ok(())
 }
 
-fn check_failure(
+/// The grant `http` and its hosts go together: one without the other is a mistake.
+fn check_http(
     binding: &BindingSection,
     key: &str,
     document: &Document<'_>,
 ) -> Result<(), ConfigError> {
-    let is_static = binding.on_failure == Some(FailurePolicyName::Static);
-    match &binding.static_answer {
-        None if is_static => {
-            let message = "`on_failure` is `static`, which needs the text: `static_answer = \"…\"`";
-            return Err(document.invalid(&format!("{key}.on_failure"), message.to_owned()));
-        }
-        Some(text) if is_static && text.trim().is_empty() => {
-            let message = "`static_answer` is empty; it is what clients read";
-            return Err(document.invalid(&format!("{key}.static_answer"), message.to_owned()));
-        }
-        Some(_) if !is_static => {
-            let message = "`static_answer` means nothing without `on_failure = \"static\"`";
-            return Err(document.invalid(&format!("{key}.static_answer"), message.to_owned()));
-        }
-        _ => {}
-    }
-    let BreakerConfig {
-        backoff,
-        max_backoff,
-        ..
-    } = breaker(&binding.breaker);
-    if max_backoff < backoff {
-        let message = format!(
-            "`max_backoff_ms` is {}, less than `backoff_ms`, which is {}",
-            max_backoff.as_millis(),
-            backoff.as_millis()
-        );
-        return Err(document.invalid(&format!("{key}.breaker"), message));
-    }
-    Ok(())
+    let allow = &binding.http.allow;
+    AllowList::parse(allow).map_err(|(index, problem)| {
+        document.invalid(&format!("{key}.http.allow.{index}"), problem)
+    })?;
+    let is_granted = binding.grants.contains(&GrantName::Http);
+    let message = match (is_granted, allow.is_empty()) {
+        (true, false) | (false, true) => return Ok(()),
+        (true, true) => format!(
+            "`{}` is granted `http` and no host: name those that it may ask, such as \
+             `http = {{ allow = [\"api.example.com\"] }}`",
+            binding.plugin
+        ),
+        (false, false) => format!(
+            "`http.allow` names hosts and `{}` is not granted `http`: add it to `grants`",
+            binding.plugin
+        ),
+    };
+    Err(document.invalid(&format!("{key}.http"), message))
 }
 
 fn check_keys(tree: &ConfigFile, document: &Document<'_>) -> Result<(), ConfigError> {
@@ -509,6 +500,16 @@ fn question_limits(section: &QuestionsSection) -> QuestionLimits {
     }
 }
 
+fn http_access(section: &HttpSection) -> HttpAccess {
+    let or = |value: Option<NonZeroU32>, base| value.map_or(base, NonZeroU32::get);
+    HttpAccess {
+        allow: AllowList::parse(&section.allow).expect("check_tree has read every entry"),
+        requests: or(section.max_requests, 4),
+        within: Duration::from_millis(or(section.timeout_ms, 2000).into()),
+        response_bytes: or(section.max_response_kib, 256) as usize * 1024,
+    }
+}
+
 fn resolve_route(
     route: &RouteSection,
     trusted_keys: &TrustedKeys,
@@ -556,22 +557,11 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
         reuse: binding.reuse,
         on_failure: binding.on_failure,
         static_answer: binding.static_answer.clone(),
-        breaker: breaker(&binding.breaker),
+        breaker: failure::breaker(&binding.breaker),
         force_open: binding.force_open && binding.on_failure == Some(FailurePolicyName::Open),
         limits: plugin_limits(&binding.limits, limits),
         questions: question_limits(&binding.model),
-    }
-}
-
-fn breaker(section: &BreakerSection) -> BreakerConfig {
-    let default = BreakerConfig::default();
-    let millis = |ms: Option<NonZeroU32>, default| {
-        ms.map_or(default, |ms| Duration::from_millis(ms.get().into()))
-    };
-    BreakerConfig {
-        failures: section.failures.unwrap_or(default.failures),
-        backoff: millis(section.backoff_ms, default.backoff),
-        max_backoff: millis(section.max_backoff_ms, default.max_backoff),
+        http: http_access(&binding.http),
     }
 }
 
@@ -589,6 +579,7 @@ fn built_in_route(sampling: SamplingDefaults, limits: PluginLimits) -> RouteConf
         force_open: false,
         limits: PluginLimitsSection::default(),
         model: QuestionsSection::default(),
+        http: HttpSection::default(),
     };
     RouteConfig {
         name: "default".to_owned(),

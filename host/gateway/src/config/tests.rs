@@ -36,7 +36,7 @@ fn nothing_at_all_is_a_configuration() {
 fn unknown_keys_get_the_nearest_name_and_the_place() {
     insta::assert_snapshot!(message("[server]\nlistne = '127.0.0.1:1'\n"), @"gapura.toml:2:1: unknown key `listne`, did you mean `listen`? (known here: listen, allow_open, max_body_bytes, max_messages, request_timeout_seconds, body_timeout_seconds, header_timeout_seconds, drain_timeout_seconds, keep_alive_seconds, stall_seconds, cors_allow_origins, max_requests_per_minute)");
     insta::assert_snapshot!(message("[plugin]\n"), @"gapura.toml:1:2: unknown key `plugin`, did you mean `plugins`? (known here: server, admin, log, model, cuda, engine, sampling, plugins, registries, routes, keys)");
-    insta::assert_snapshot!(message("[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatml', grants = ['tokeniser'] }]\n"), @"gapura.toml:3:43: unknown value `tokeniser`, did you mean `tokenizer`? (known here: log, config, tokenizer, metrics, kv, clock, random, model)");
+    insta::assert_snapshot!(message("[[routes]]\nname = 'a'\nplugins = [{ plugin = 'chatml', grants = ['tokeniser'] }]\n"), @"gapura.toml:3:43: unknown value `tokeniser`, did you mean `tokenizer`? (known here: log, config, tokenizer, metrics, kv, clock, random, model, http)");
 }
 
 #[test]
@@ -51,6 +51,28 @@ fn values_out_of_range_name_the_value_and_the_range() {
     insta::assert_snapshot!(message("[sampling]\ntemperature = 3.5\n"), @"gapura.toml:2:15: `temperature` is 3.5; it must be 0 to 2");
     insta::assert_snapshot!(message("[server]\n\nrequest_timeout_seconds = 0\n"), @"gapura.toml:3:27: `request_timeout_seconds` is 0; it must be above 0 and up to 86400");
     insta::assert_snapshot!(message("[[routes]]\nname = 'a b'\nplugins = [{ plugin = 'chatml' }]\n"), @"gapura.toml:2:8: route name `a b` must be 1 to 64 letters, digits, `-`, `_` or `.`");
+}
+
+#[test]
+fn what_happens_to_failures_must_fit_together() {
+    let route = |more: &str| {
+        format!("[[routes]]\nname = 'a'\nplugins = [{{ plugin = 'chatml', {more} }}]\n")
+    };
+    let message = |more: &str| message(&route(more));
+    insta::assert_snapshot!(message("on_failure = 'static'"), @"");
+    insta::assert_snapshot!(message("on_failure = 'static', static_answer = ' '"), @"");
+    insta::assert_snapshot!(message("on_failure = 'open', static_answer = 'maaf'"), @"");
+    insta::assert_snapshot!(message("on_failure = 'retry'"), @"");
+    insta::assert_snapshot!(message("breaker = { max_backoff_ms = 900 }"), @"");
+    insta::assert_snapshot!(message("breaker = { backoff_ms = 0 }"), @"");
+    let binding = |more: &str| parse(&route(more)).unwrap().routes[0].plugins[0].clone();
+    let off = binding("on_failure = 'static', static_answer = 'maaf', breaker = { failures = 0 }");
+    assert_eq!(off.static_answer.as_deref(), Some("maaf"));
+    assert_eq!(off.breaker.failures, 0);
+    let default = binding("on_failure = 'previous'").breaker;
+    assert_eq!(default, gapura_plugin_runtime::BreakerConfig::default());
+    let slow = binding("breaker = { failures = 2, backoff_ms = 5000 }").breaker;
+    assert_eq!((slow.failures, slow.backoff), (2, Duration::from_secs(5)));
 }
 
 #[test]
@@ -376,4 +398,18 @@ fn what_two_gateways_could_read_differently_is_no_desired_state() {
     insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\n"), @"gapura.toml:1:1: `username` and `password_env` belong together; say both, or neither");
     insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\npassword_env = 'NOT_SET'\n"), @"gapura.toml:3:16: the environment variable `NOT_SET` is not set; it is to hold the password of `u`");
     insta::assert_snapshot!(message("[registries.'https://r.example.com']\n"), @"gapura.toml:1:1: `https://r.example.com` is not a registry such as `registry.example.com` or `127.0.0.1:5000`");
+}
+
+#[test]
+fn the_grant_of_http_and_its_hosts_go_together() {
+    let binding =
+        |rest: &str| format!("[[routes]]\nname = 'a'\nplugins = [{{ plugin = 'p', {rest} }}]\n");
+    insta::assert_snapshot!(message(&binding("grants = ['http']")), @r#"gapura.toml:3:12: `p` is granted `http` and no host: name those that it may ask, such as `http = { allow = ["api.example.com"] }`"#);
+    insta::assert_snapshot!(message(&binding("http = { allow = ['a.example'] }")), @"gapura.toml:3:33: `http.allow` names hosts and `p` is not granted `http`: add it to `grants`");
+    insta::assert_snapshot!(message(&binding("grants = ['http'], http = { allow = ['a.example', 'https://b.example'] }")), @"");
+    let right = "grants = ['http'], http = { allow = ['a.example'], max_response_kib = 1 }";
+    let config = parse(&binding(right)).expect("right");
+    let http = &config.routes[0].plugins[0].http;
+    let limits = (http.requests, http.within.as_millis(), http.response_bytes);
+    assert_eq!(limits, (4, 2000, 1024));
 }

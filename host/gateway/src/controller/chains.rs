@@ -8,10 +8,7 @@ use gapura_plugin_runtime::{Binding, Chain, FailurePolicy, Grants, Import, Limit
 use super::{ControlError, VersionState, provenance, release::Releases, serving::Serving};
 use crate::{
     builtin,
-    config::{
-        BindingConfig, Config, FailurePolicyName, GrantName, PluginLimits, QuestionLimits,
-        RouteConfig, nearest,
-    },
+    config::{BindingConfig, Config, FailurePolicyName, GrantName, RouteConfig, nearest},
     routing::{Route, RouteTable, Trial},
 };
 
@@ -129,6 +126,7 @@ fn bind(plugin: Plugin, previous: Option<Plugin>, config: &BindingConfig) -> Bin
         GrantName::Clock => Import::Clock,
         GrantName::Random => Import::Random,
         GrantName::Model => Import::Model,
+        GrantName::Http => Import::Http,
     });
     let reuse = match builtin::is_one(plugin.digest()) {
         true => BUILTIN_REUSE,
@@ -139,7 +137,7 @@ fn bind(plugin: Plugin, previous: Option<Plugin>, config: &BindingConfig) -> Bin
         settings: config.settings.clone(),
         grants: Grants::with(imports),
         reuse: config.reuse.unwrap_or(reuse),
-        limits: limits(&config.limits, config.questions),
+        limits: limits(config),
         on_failure: match config.on_failure {
             Some(FailurePolicyName::Open) => FailurePolicy::Open,
             Some(FailurePolicyName::Previous) => FailurePolicy::Previous,
@@ -154,7 +152,8 @@ fn bind(plugin: Plugin, previous: Option<Plugin>, config: &BindingConfig) -> Bin
     }
 }
 
-fn limits(config: &PluginLimits, questions: QuestionLimits) -> Limits {
+fn limits(binding: &BindingConfig) -> Limits {
+    let (config, questions, http) = (&binding.limits, binding.questions, &binding.http);
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Limits {
         memory_bytes: config.memory_bytes as u64,
@@ -167,6 +166,9 @@ fn limits(config: &PluginLimits, questions: QuestionLimits) -> Limits {
         model_questions: questions.questions.into(),
         model_tokens: questions.tokens.into(),
         model_ms: millis(questions.within),
+        http_requests: http.requests.into(),
+        http_ms: millis(http.within),
+        http_response_bytes: http.response_bytes as u64,
         ..Limits::default()
     }
 }

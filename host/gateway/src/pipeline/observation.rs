@@ -177,6 +177,7 @@ mod tests {
                 stream: false,
                 choice: 0,
                 extra: "{}".to_owned(),
+                call_id: "call-1".to_owned(),
             }));
         }
         let scraped = metrics.scrape(&EngineGauges::default());

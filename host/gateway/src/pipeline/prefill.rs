@@ -11,6 +11,7 @@ use gapura_plugin_runtime::{Chain, Chat, Message, Rendered, Role, Sampling, Vali
 use tokio::runtime::Handle;
 
 use super::{prompt, services};
+use crate::app::new_call_id;
 use crate::routing::Route;
 
 /// What two people might say: a prefix that holds either is none.
@@ -131,5 +132,6 @@ fn chat(route: &Route, text: &str) -> Chat {
         }],
         sampling: Sampling::default(),
         extra: "{}".to_owned(),
+        call_id: new_call_id(),
     }
 }

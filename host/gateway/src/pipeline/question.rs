@@ -26,7 +26,7 @@ pub(super) struct Questions {
     pub(super) tally: Option<Arc<Tally>>,
     /// Whose template renders.
     pub(super) chain: Arc<Chain>,
-    /// For the template; its model is none, so that rendering a question asks no other.
+    /// For the template; they ask nobody, so that rendering a question asks no other.
     pub(super) services: Services,
     /// The request, without what was said in it.
     pub(super) chat: Chat,

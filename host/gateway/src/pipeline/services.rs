@@ -1,13 +1,15 @@
-//! What the gateway lends to guests: tokenizer, numbers, memory, time, chance, the model.
+//! What the gateway lends to guests: tokenizer, numbers, memory, time, chance, the model, the network.
 
 use std::sync::Arc;
 
 use gapura_engine::Tokenizer;
 use gapura_plugin_runtime::{
-    CallObserver, Chat, GuestCall, Import, Model, ModelError, NoModel, Services, TokenCounter,
+    CallObserver, Chat, GuestCall, HttpError, Import, Model, ModelError, NoHttp, NoModel, Services,
+    TokenCounter,
 };
 
 use crate::pipeline::call::Deadline;
+use crate::pipeline::fetch::Fetcher;
 use crate::pipeline::observation::Reporter;
 use crate::pipeline::question::Questions;
 use crate::pipeline::shadow::Shadow;
@@ -84,7 +86,8 @@ impl Lender<'_> {
             chain: Arc::clone(&route.chain),
             services: Services {
                 model: Arc::new(NoModel(ModelError::Deadline)),
-                ..self.modelless(watch)
+                http: self.fetcher(route),
+                ..self.secluded(watch)
             },
             under_way: state.under_way(),
             failed: Arc::default(),
@@ -93,7 +96,11 @@ impl Lender<'_> {
 
     /// For the plugins of `route`.
     pub(super) fn services(&self, route: &Route, chat: &Chat, watch: &Watch) -> Services {
-        let services = self.modelless(watch);
+        let secluded = self.secluded(watch);
+        let services = Services {
+            http: self.fetcher(route),
+            ..secluded.clone()
+        };
         let mut bindings = route.chain.bindings().iter();
         if !bindings.any(|binding| binding.plugin.imports().contains(&Import::Model)) {
             return services;
@@ -102,7 +109,7 @@ impl Lender<'_> {
             model: Arc::clone(self.model),
             tally: watch.tally.clone(),
             chain: Arc::clone(&route.chain),
-            services: services.clone(),
+            services: secluded,
             // By field, since a copy of the whole chat would be made to be thrown away.
             chat: Chat {
                 request_id: chat.request_id.clone(),
@@ -113,6 +120,7 @@ impl Lender<'_> {
                 messages: Vec::new(),
                 sampling: Default::default(),
                 extra: "{}".to_owned(),
+                call_id: chat.call_id.clone(),
             },
             salt: self.salt.clone(),
             deadline: self.deadline,
@@ -123,9 +131,25 @@ impl Lender<'_> {
         }
     }
 
-    /// Services whose model answers no question: those with which a question is rendered.
-    fn modelless(&self, watch: &Watch) -> Services {
-        let Lent { kv, clock, random } = self.state.lent.clone();
+    fn fetcher(&self, route: &Route) -> Arc<Fetcher> {
+        Arc::new(Fetcher {
+            outbound: Arc::clone(&self.state.lent.outbound),
+            metrics: Arc::clone(&self.state.metrics),
+            route: route.name.as_str().into(),
+            allowed: Arc::clone(&route.http),
+        })
+    }
+
+    /// Services that ask nobody: those with which a question is rendered. It would count neither as
+    /// one of the request's questions nor as one of its HTTP requests.
+    fn secluded(&self, watch: &Watch) -> Services {
+        let Lent {
+            kv,
+            clock,
+            random,
+            outbound: _,
+        } = self.state.lent.clone();
+        let no_http = "no HTTP requests while a question is rendered";
         let metrics = &self.state.metrics;
         Services {
             tokens: Arc::new(Counter {
@@ -138,6 +162,7 @@ impl Lender<'_> {
             clock,
             random,
             model: Arc::new(NoModel(ModelError::Depth)),
+            http: Arc::new(NoHttp(HttpError::Budget(no_http.to_owned()))),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use gapura_plugin_runtime::{
-    Chain, Chat, Delta, FailurePolicy, FinishReason, Import, Limits, ModelAnswer, ModelError,
-    Prompt,
+    Chain, Chat, Delta, FailurePolicy, FinishReason, HttpError, HttpResponse, Import, Limits,
+    ModelAnswer, ModelError, Prompt,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -76,6 +76,60 @@ pub struct Tape {
     pub values: BTreeMap<String, Bytes>,
     /// What the model answered.
     pub answers: Vec<Result<ModelAnswer, ModelError>>,
+    /// What servers answered.
+    #[serde(default)]
+    pub responses: Vec<Responded>,
+}
+
+/// What came of an HTTP request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Responded {
+    /// A response.
+    Response {
+        /// Such as 200.
+        status: u16,
+        /// Names and values, in order.
+        headers: Vec<(String, String)>,
+        /// The whole body.
+        body: Bytes,
+    },
+    /// None.
+    Error(HttpError),
+}
+
+impl From<&Result<HttpResponse, HttpError>> for Responded {
+    fn from(result: &Result<HttpResponse, HttpError>) -> Self {
+        match result.clone() {
+            Ok(HttpResponse {
+                status,
+                headers,
+                body,
+            }) => Self::Response {
+                status,
+                headers,
+                body: Bytes(body),
+            },
+            Err(error) => Self::Error(error),
+        }
+    }
+}
+
+impl From<Responded> for Result<HttpResponse, HttpError> {
+    fn from(responded: Responded) -> Self {
+        match responded {
+            Responded::Response {
+                status,
+                headers,
+                body: Bytes(body),
+            } => Ok(HttpResponse {
+                status,
+                headers,
+                body,
+            }),
+            Responded::Error(error) => Err(error),
+        }
+    }
 }
 
 /// What came of a request.

@@ -188,6 +188,11 @@ impl State {
             Told::Random(bytes) => bytes.len(),
             Told::Value { key, value } => key.len() + value.map_or(0, <[u8]>::len),
             Told::Answer(Ok(answer)) => answer.text.len(),
+            Told::Response(Ok(response)) => {
+                let headers = response.headers.iter();
+                let headers = headers.map(|(name, value)| name.len() + value.len());
+                headers.sum::<usize>() + response.body.len()
+            }
             _ => 8,
         };
         if !self.has_room(bytes) {
@@ -212,6 +217,7 @@ impl State {
                 }
             }
             Told::Answer(answer) => tape.answers.push(answer.clone()),
+            Told::Response(response) => tape.responses.push(response.into()),
         }
     }
 }
@@ -307,5 +313,6 @@ fn emptied(chat: &Chat) -> Chat {
         messages: Vec::new(),
         sampling: Sampling::default(),
         extra: "{}".to_owned(),
+        call_id: chat.call_id.clone(),
     }
 }

@@ -2,10 +2,11 @@
 //! and the number of characters stay, so that prompts have their shape, processors find their
 //! boundaries and lengths cost what they cost. What depends on words does not come out as it did.
 
+use gapura_plugin_runtime::HttpError;
 use serde_json::Value;
 
 use super::Record;
-use super::record::{Bytes, Tape};
+use super::record::{Bytes, Responded, Tape};
 
 /// Names of settings whose values are secrets as a rule.
 const SECRETS: [&str; 5] = ["key", "token", "secret", "password", "credential"];
@@ -59,6 +60,29 @@ impl Tape {
         self.values = redacted.collect();
         for answer in self.answers.iter_mut().flatten() {
             text(&mut answer.text);
+        }
+        self.responses.iter_mut().for_each(Responded::redact);
+    }
+}
+
+impl Responded {
+    fn redact(&mut self) {
+        match self {
+            Self::Response { headers, body, .. } => {
+                headers.iter_mut().for_each(|(_, value)| text(value));
+                let whole = std::mem::replace(body, Bytes(Vec::new()));
+                *body = bytes(whole);
+            }
+            // They name hosts, which may be out of what was said.
+            Self::Error(
+                HttpError::Denied(why)
+                | HttpError::InvalidRequest(why)
+                | HttpError::Budget(why)
+                | HttpError::Connect(why)
+                | HttpError::Tls(why)
+                | HttpError::Protocol(why),
+            ) => text(why),
+            Self::Error(HttpError::Timeout | HttpError::TooLarge(_)) => {}
         }
     }
 }

@@ -135,6 +135,7 @@ mod tests {
                 messages: Vec::new(),
                 sampling: Sampling::default(),
                 extra: "{}".to_owned(),
+                call_id: "call-1".to_owned(),
             },
             is_rendered: true,
             deltas: Vec::new(),

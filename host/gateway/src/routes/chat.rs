@@ -9,7 +9,7 @@ use gapura_engine::{TokenLogprobs, Tokenizer};
 use gapura_plugin_runtime::{Chat, FinishReason};
 use serde_json::Value;
 
-use crate::app::read_body;
+use crate::app::{new_call_id, read_body};
 use crate::error::ApiError;
 use crate::openai::chat::ChatRequest;
 use crate::openai::chat_answer::{ChatAnswer, ChatChoice, ChatChunk};
@@ -85,6 +85,7 @@ async fn begin(
             messages: request.messages,
             sampling: request.sampling,
             extra: Value::Object(request.extra).to_string(),
+            call_id: new_call_id(),
         },
         route,
         sticky_key,

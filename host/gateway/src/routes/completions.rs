@@ -12,7 +12,7 @@ use gapura_engine::{TokenId, TokenLogprobs, Tokenizer};
 use gapura_plugin_runtime::{Chat, Message, Role};
 use serde_json::Value;
 
-use crate::app::read_body;
+use crate::app::{new_call_id, read_body};
 use crate::error::ApiError;
 use crate::openai::completion::{CompletionRequest, DEFAULT_MAX_TOKENS, RawPrompt};
 use crate::openai::completion_answer::{CompletionAnswer, CompletionChoice};
@@ -80,6 +80,7 @@ async fn begin(
             messages: vec![user_message(text)],
             sampling: request.sampling.clone(),
             extra: extra.clone(),
+            call_id: new_call_id(),
         };
         let options = request.options.clone();
         let call = Call {

@@ -10,7 +10,7 @@ use gapura_engine::TokenId;
 use gapura_plugin_runtime::{Chat, Sampling};
 use serde_json::{Value, json};
 
-use crate::app::read_body;
+use crate::app::{new_call_id, read_body};
 use crate::error::ApiError;
 use crate::openai::body::Fields;
 use crate::openai::message;
@@ -91,6 +91,7 @@ async fn tokens(
                 messages: message::parse(messages, state.server.max_messages)?,
                 sampling: Sampling::default(),
                 extra: "{}".to_owned(),
+                call_id: new_call_id(),
             };
             let salt = target.caller.cache_salt(None);
             pipeline::rendered_tokens(state, &model, &route, &chat, salt, record).await?

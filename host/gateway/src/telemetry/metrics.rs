@@ -41,6 +41,7 @@ pub struct Metrics {
     plugin_info: IntGaugeVec,
     plugin_breaker_open: IntGaugeVec,
     ledger: Arc<Ledger>,
+    plugin_http: IntCounterVec,
     pub(super) values: Values,
     observations_dropped: IntCounter,
     swaps: IntCounterVec,
@@ -159,6 +160,11 @@ impl Metrics {
                 &["route", "plugin", "version", "digest"],
             ),
             ledger: Arc::clone(&ledger),
+            plugin_http: counters(
+                &registry,
+                names::PLUGIN_HTTP,
+                &["plugin", "version", "outcome"],
+            ),
             values: Values::new(&registry),
             observations_dropped: counter(&registry, names::OBSERVATIONS_DROPPED),
             swaps: counters(&registry, names::SWAPS, &["plugin", "outcome"]),
@@ -225,6 +231,13 @@ impl Metrics {
     /// What plugins cost.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
+    }
+
+    /// One HTTP request of a plugin.
+    pub fn plugin_http(&self, (plugin, version): (&str, &str), outcome: &str) {
+        self.plugin_http
+            .with_label_values(&[plugin, version, outcome])
+            .inc();
     }
 
     /// Observers will not hear of an answer.

@@ -102,6 +102,8 @@ names! {
         "Questions of plugins to the model, by plugin, version, digest, route and outcome.";
     PLUGIN_QUESTION_TOKENS = "gapura_plugin_model_tokens_total",
         "Tokens of plugins' questions to the model, by plugin, version, digest, route and type input or output.";
+    PLUGIN_HTTP = "gapura_plugin_http_requests_total",
+        "HTTP requests of plugins, by plugin, version and outcome.";
     OBSERVATIONS_DROPPED = "gapura_plugin_observations_dropped_total",
         "Ends of answers that observers did not hear of: too many were waiting.";
     SWAPS = "gapura_plugin_swaps_total",

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    completion_observer as wo, model as wm, prompt_template as wt, request_validation as wv,
-    response_processing as wr, types as w,
+    completion_observer as wo, http as wh, model as wm, prompt_template as wt,
+    request_validation as wv, response_processing as wr, types as w,
 };
 use crate::bound::Bound;
+use crate::http::{HttpError, HttpMethod, HttpRequest, HttpResponse};
 use crate::model::{ModelAnswer, ModelError, Question};
 use crate::types::{
     AnswerContext, Chat, Completion, Delta, FinishReason, Grammar, Message, Output, Prompt,
@@ -30,6 +31,7 @@ pub(crate) fn chat(chat: &Chat) -> w::Chat {
         messages: chat.messages.iter().map(message_out).collect(),
         sampling: sampling_out(&chat.sampling),
         extra: chat.extra.clone(),
+        call_id: chat.call_id.clone(),
     }
 }
 
@@ -42,6 +44,7 @@ pub(crate) fn context(context: &AnswerContext) -> wr::Context {
         stream: context.stream,
         choice: context.choice,
         extra: context.extra.clone(),
+        call_id: context.call_id.clone(),
     }
 }
 
@@ -142,6 +145,7 @@ pub(crate) fn summary(summary: &Summary, chain: &[Arc<Bound>]) -> wo::Summary {
         prefill: micros(summary.prefill),
         decode: micros(summary.decode),
         chain: labels.map(str::to_owned).collect(),
+        call_id: answer.call_id.clone(),
     }
 }
 
@@ -183,6 +187,48 @@ pub(crate) fn model_error(error: ModelError) -> wm::ModelError {
         ModelError::Overloaded => wm::ModelError::Overloaded,
         ModelError::Invalid(why) => wm::ModelError::Invalid(why),
         ModelError::Failed(why) => wm::ModelError::Failed(why),
+    }
+}
+
+/// The request, and the milliseconds that the guest gives it.
+pub(crate) fn http_request(request: wh::Request) -> (HttpRequest, Option<u32>) {
+    let headers = request.headers.into_iter();
+    let timeout_ms = request.timeout_ms;
+    let request = HttpRequest {
+        method: match request.method {
+            wh::Method::Get => HttpMethod::Get,
+            wh::Method::Head => HttpMethod::Head,
+            wh::Method::Post => HttpMethod::Post,
+            wh::Method::Put => HttpMethod::Put,
+            wh::Method::Patch => HttpMethod::Patch,
+            wh::Method::Delete => HttpMethod::Delete,
+        },
+        url: request.url,
+        headers: headers.map(|of| (of.name, of.value)).collect(),
+        body: request.body,
+    };
+    (request, timeout_ms)
+}
+
+pub(crate) fn http_response(response: HttpResponse) -> wh::Response {
+    let header = |(name, value)| wh::Header { name, value };
+    wh::Response {
+        status: response.status,
+        headers: response.headers.into_iter().map(header).collect(),
+        body: response.body,
+    }
+}
+
+pub(crate) fn http_error(error: HttpError) -> wh::HttpError {
+    match error {
+        HttpError::Denied(why) => wh::HttpError::Denied(why),
+        HttpError::InvalidRequest(why) => wh::HttpError::InvalidRequest(why),
+        HttpError::Budget(which) => wh::HttpError::Budget(which),
+        HttpError::Timeout => wh::HttpError::Timeout,
+        HttpError::TooLarge(limit_bytes) => wh::HttpError::TooLarge(limit_bytes),
+        HttpError::Connect(why) => wh::HttpError::Connect(why),
+        HttpError::Tls(why) => wh::HttpError::Tls(why),
+        HttpError::Protocol(why) => wh::HttpError::Protocol(why),
     }
 }
 

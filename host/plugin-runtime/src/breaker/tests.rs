@@ -1,6 +1,7 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
+use crate::http::{HttpError, NoHttp};
 use crate::limits::{Grants, Limits};
 use crate::model::{ModelError, NoModel};
 use crate::plugin::PluginId;
@@ -90,6 +91,7 @@ impl Bench {
             clock: Arc::clone(&clock) as _,
             random: Arc::new(SystemRandom),
             model: Arc::new(NoModel(ModelError::Depth)),
+            http: Arc::new(NoHttp(HttpError::Connect("there is none".to_owned()))),
         });
         let injected = Arc::clone(&clock) as _;
         Self {

@@ -7,7 +7,10 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use super::{Abort, GuestState};
-use crate::bindings::{self, clock, config, kv, log, metrics, model, random, tokenizer, types};
+use crate::bindings::{
+    self, clock, config, http, kv, log, metrics, model, random, tokenizer, types,
+};
+use crate::http::{HTTP_REQUEST_BYTES, HttpCaller, HttpError, HttpRequest, HttpResponse};
 use crate::kv::Store;
 use crate::model::{Asker, ModelError};
 use crate::plugin::PluginId;
@@ -167,6 +170,21 @@ impl model::Host for GuestState {
     }
 }
 
+impl http::Host for GuestState {
+    async fn send(
+        &mut self,
+        request: http::Request,
+    ) -> wasmtime::Result<Result<http::Response, http::HttpError>> {
+        self.count_host_call()?;
+        let (request, timeout_ms) = bindings::http_request(request);
+        let response = self.respond(request, timeout_ms).await;
+        self.told(Told::Response(&response));
+        Ok(response
+            .map(bindings::http_response)
+            .map_err(bindings::http_error))
+    }
+}
+
 impl GuestState {
     fn told(&self, told: Told<'_>) {
         self.request()
@@ -209,6 +227,33 @@ impl GuestState {
         let unused = tokens.saturating_sub(answer.completion_tokens);
         request.spent.refund(index, unused);
         Ok(answer)
+    }
+
+    /// Sends within the binding's limits. The guest's time stands still meanwhile.
+    async fn respond(
+        &mut self,
+        sent: HttpRequest,
+        timeout_ms: Option<u32>,
+    ) -> Result<HttpResponse, HttpError> {
+        if sent.body.len() > HTTP_REQUEST_BYTES {
+            return Err(HttpError::TooLarge(HTTP_REQUEST_BYTES as u64));
+        }
+        let request = Arc::clone(self.request());
+        let (index, limits) = (self.profile.index, &self.profile.limits);
+        request.sent.take(index, limits)?;
+        let most_ms = timeout_ms.map_or(limits.http_ms, |ms| limits.http_ms.min(ms.into()));
+        let caller = HttpCaller {
+            plugin: &self.profile.id,
+            request_id: &self.request_id,
+            binding: index,
+            within: Duration::from_millis(most_ms),
+            max_response_bytes: limits.http_response_bytes,
+        };
+        let waiting = self.budget.wait(caller.within);
+        let response = request.services.http.send(caller, sent);
+        let response = tokio::time::timeout(caller.within, response).await;
+        drop(waiting);
+        response.unwrap_or(Err(HttpError::Timeout))
     }
 }
 

@@ -4,11 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use chacha20::ChaCha12Rng;
+use chacha20::rand_core::SeedableRng as _;
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{
+    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+};
 
 use super::{GuestState, Profile, RequestScope};
 use crate::clock::Clock;
+use crate::random::Random;
 use crate::services::Told;
 
 /// Most bytes of one random read.
@@ -34,6 +39,7 @@ impl WasiView for GuestState {
                 .allow_udp(false)
                 .allow_ip_name_lookup(false)
                 .max_random_size(RANDOM_BYTES);
+            seed(&mut context, &*request.services.random);
             if profile.grants.clock {
                 let clock = || Granted {
                     profile: Arc::clone(profile),
@@ -54,6 +60,21 @@ impl WasiView for GuestState {
             table: &mut wasi.table,
         }
     }
+}
+
+/// Puts generators of their own into `context`, seeded by `random` once: WASI draws byte by byte, and
+/// whoever scripts `random` has scripted these. Where there is no seed the context keeps its own.
+fn seed(context: &mut WasiCtxBuilder, random: &dyn Random) {
+    let mut seeds = [[0; 32]; 3];
+    if random.seed(seeds.as_flattened_mut()).is_err() {
+        return;
+    }
+    let [secure, insecure, number] = seeds;
+    let number = number.first_chunk().expect("16 of 32 bytes");
+    context
+        .secure_random(ChaCha12Rng::from_seed(secure))
+        .insecure_random(ChaCha12Rng::from_seed(insecure))
+        .insecure_random_seed(u128::from_le_bytes(*number));
 }
 
 /// The clock of a guest that is granted one.

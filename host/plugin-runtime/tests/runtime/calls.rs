@@ -1,13 +1,13 @@
 //! Any calls of the contract's imports, with any arguments: a verdict or a failure with a name, in
-//! the guest's time, and questions only that may be asked. `make fuzz` goes on where this ends.
+//! the guest's time, and questions and requests only that may be. `make fuzz` goes on where this ends.
 
 use std::io;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use gapura_plugin_runtime::{
-    Answering, Asker, Chain, FailureKind, FinishReason, Limits, Model, ModelAnswer, Question,
-    Random,
+    Answering, Asker, Chain, FailureKind, FinishReason, HTTP_REQUEST_BYTES, Http, HttpCaller,
+    HttpRequest, HttpResponse, Limits, Model, ModelAnswer, Question, Random, Sending,
 };
 use gapura_test_guests as guests;
 use proptest::prelude::*;
@@ -27,7 +27,7 @@ fn instruction() -> impl Strategy<Value = Vec<u8>> {
     };
     let wide = prop_oneof![any::<u64>(), 0_u64..1000, Just(1 << 32 | 1)];
     let numbers = prop::array::uniform5(number());
-    (1_u8..14, prop::bool::weighted(0.1), numbers, wide, number()).prop_map(
+    (1_u8..15, prop::bool::weighted(0.1), numbers, wide, number()).prop_map(
         |(what, raw, numbers, wide, to)| {
             let mut bytes = vec![what, u8::from(raw), 0, 0];
             for number in numbers {
@@ -74,6 +74,19 @@ impl Model for Strict {
     }
 }
 
+impl Http for Strict {
+    fn send<'a>(&'a self, caller: HttpCaller<'a>, request: HttpRequest) -> Sending<'a> {
+        assert_eq!(caller.plugin.name, "calls");
+        assert!(request.body.len() <= HTTP_REQUEST_BYTES);
+        assert!(caller.within <= Duration::from_millis(self.0.http_ms));
+        Box::pin(std::future::ready(Ok(HttpResponse {
+            status: u16::MAX,
+            headers: request.headers,
+            body: request.body,
+        })))
+    }
+}
+
 static CHAIN: LazyLock<Arc<Chain>> =
     LazyLock::new(|| chain(vec![bind(load("calls", guests::CALLS))]));
 
@@ -85,6 +98,7 @@ proptest! {
         let mut services = services();
         services.random = Arc::new(Program(Mutex::new(program.concat())));
         services.model = Arc::new(Strict(Limits::default()));
+        services.http = Arc::new(Strict(Limits::default()));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let started = Instant::now();
         let validated = runtime.block_on(CHAIN.start(services).validate(chat("z")));

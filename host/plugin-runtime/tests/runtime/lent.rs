@@ -28,6 +28,7 @@ fn what_is_not_granted_is_refused_by_name() {
         (Import::Clock, guests::TELLS),
         (Import::Random, guests::CHANCE),
         (Import::Model, guests::ASKS),
+        (Import::Http, guests::SENDS),
     ] {
         let plugin = load("guest", wasm);
         assert_eq!(plugin.imports(), [import]);
@@ -205,5 +206,20 @@ async fn random_numbers_come_from_the_services_and_in_bounded_pieces() {
     assert_eq!(
         failure.message,
         "asked for 4294967295 random bytes, 4096 are the most of a call"
+    );
+}
+
+/// A host that scripts its random numbers scripts those of WASI, the seed of hash maps among them.
+#[tokio::test]
+async fn wasis_random_numbers_follow_from_the_services() {
+    let chain = chain(vec![Binding::new(load("draws", guests::DRAWS))]);
+    let first = refused(&chain, &services(), "a").await.0;
+    assert_eq!(refused(&chain, &services(), "a").await.0, first);
+    let on = services();
+    on.random.fill(&mut [0]).expect("numbers");
+    let other = refused(&chain, &on, "a").await.0;
+    assert!(
+        first[..8] != other[..8] && first[8..] != other[8..],
+        "{first} {other}"
     );
 }

@@ -188,7 +188,7 @@ fn imports_that_nobody_has_are_named_with_what_there_is() {
             refused(wasm).to_string(),
             format!(
                 "imports {name}, which the host does not offer: a plugin may import log, config, \
-                 tokenizer, metrics, kv, clock, random, model of gapura:plugin, and WASI 0.2"
+                 tokenizer, metrics, kv, clock, random, model, http of gapura:plugin, and WASI 0.2"
             )
         );
     }

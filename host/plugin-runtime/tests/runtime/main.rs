@@ -5,6 +5,7 @@ mod calls;
 mod chains;
 mod deadlines;
 mod failures;
+mod http;
 mod lent;
 mod limits;
 mod loading;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use gapura_plugin_runtime::{
     AnswerContext, Binding, CallObserver, Chain, ChainFailure, Chat, Clock, Delta, FailureKind,
-    FailurePolicy, Grants, GuestCall, Message, ModelError, NoModel, Outcome, Plugin, PluginId,
-    PluginRuntime, PluginValues, Random, Responder, Role, RuntimeConfig, Sampling, Services, Stage,
-    SystemClock, TokenCounter,
+    FailurePolicy, Grants, GuestCall, HttpError, Message, ModelError, NoHttp, NoModel, Outcome,
+    Plugin, PluginId, PluginRuntime, PluginValues, Random, Responder, Role, RuntimeConfig,
+    Sampling, Services, Stage, SystemClock, TokenCounter,
 };
 use gapura_test_guests as guests;
 
@@ -60,6 +60,7 @@ pub(crate) fn chat(model: &str) -> Chat {
         messages: vec![message("halo")],
         sampling: Sampling::default(),
         extra: "{}".to_owned(),
+        call_id: "call-1".to_owned(),
     }
 }
 
@@ -82,6 +83,7 @@ pub(crate) fn answer_context() -> AnswerContext {
         stream: true,
         choice: 0,
         extra: "{}".to_owned(),
+        call_id: "call-1".to_owned(),
     }
 }
 
@@ -122,6 +124,7 @@ pub(crate) fn observed() -> (Services, Arc<Calls>) {
             clock: Arc::new(HandClock::default()),
             random: Arc::new(Counting::default()),
             model: Arc::new(NoModel(ModelError::Failed("there is none".to_owned()))),
+            http: Arc::new(NoHttp(HttpError::Connect("there is none".to_owned()))),
         },
         calls,
     )

@@ -4,6 +4,7 @@ use core::cell::RefCell;
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::http::{HttpError, Request, Response};
 use crate::kv::KvError;
 use crate::log::Level;
 use crate::model::{ModelAnswer, ModelError, Question};
@@ -24,6 +25,8 @@ pub(super) struct Host {
     pub(super) seed: u64,
     pub(super) answers: VecDeque<Result<ModelAnswer, ModelError>>,
     pub(super) asked: Vec<Question>,
+    pub(super) responses: VecDeque<Result<Response, HttpError>>,
+    pub(super) sent: Vec<Request>,
 }
 
 thread_local! {
@@ -40,6 +43,8 @@ thread_local! {
             seed: 0,
             answers: VecDeque::new(),
             asked: Vec::new(),
+            responses: VecDeque::new(),
+            sent: Vec::new(),
         })
     };
 }
@@ -132,6 +137,16 @@ pub(crate) fn ask_model(question: &Question) -> Result<ModelAnswer, ModelError> 
         host.answers.pop_front().unwrap_or_else(|| {
             let advice = "the test has no answer for it: call testing::answer before";
             Err(ModelError::Failed(advice.to_owned()))
+        })
+    })
+}
+
+pub(crate) fn send_http(request: &Request) -> Result<Response, HttpError> {
+    HOST.with_borrow_mut(|host| {
+        host.sent.push(request.clone());
+        host.responses.pop_front().unwrap_or_else(|| {
+            let advice = "the test has no response for it: call testing::respond_http before";
+            Err(HttpError::Connect(advice.to_owned()))
         })
     })
 }

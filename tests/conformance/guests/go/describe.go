@@ -68,13 +68,13 @@ func describeChat(chat gapura.Chat) string {
 	for i, message := range chat.Messages {
 		messages[i] = describeMessage(message)
 	}
-	return fmt.Sprintf("%s|%s|%s|%s|%t|%s|%s|%s", chat.RequestID, chat.Route, chat.Model,
-		option(chat.Tenant), chat.Stream, list(messages), describeSampling(chat.Sampling), chat.Extra)
+	return fmt.Sprintf("%s|%s|%s|%s|%t|%s|%s|%s|%s", chat.RequestID, chat.Route, chat.Model,
+		option(chat.Tenant), chat.Stream, list(messages), describeSampling(chat.Sampling), chat.Extra, chat.CallID)
 }
 
 func describeContext(it gapura.Context) string {
-	return fmt.Sprintf("%s|%s|%s|%s|%t|%d|%s", it.RequestID, it.Route, it.Model, option(it.Tenant),
-		it.Stream, it.Choice, it.Extra)
+	return fmt.Sprintf("%s|%s|%s|%s|%t|%d|%s|%s", it.RequestID, it.Route, it.Model, option(it.Tenant),
+		it.Stream, it.Choice, it.Extra, it.CallID)
 }
 
 func describeDelta(delta gapura.Delta) string {
@@ -97,7 +97,7 @@ func describeOutcome(outcome gapura.Outcome) string {
 }
 
 func describeSummary(it gapura.Summary) string {
-	return fmt.Sprintf("%s|%s|%s|%s|%t|%d|%s|%d|%d|%d|%d|%d|%d|%s", it.RequestID, it.Route, it.Model,
+	return fmt.Sprintf("%s|%s|%s|%s|%t|%d|%s|%d|%d|%d|%d|%d|%d|%s|%s", it.RequestID, it.Route, it.Model,
 		option(it.Tenant), it.Stream, it.Choice, describeOutcome(it.Outcome), it.PromptTokens,
-		it.CachedTokens, it.CompletionTokens, it.Queue, it.Prefill, it.Decode, list(it.Chain))
+		it.CachedTokens, it.CompletionTokens, it.Queue, it.Prefill, it.Decode, list(it.Chain), it.CallID)
 }

@@ -104,6 +104,34 @@ func ask(chat gapura.Chat) string {
 	return fmt.Sprintf("%s|%s|%d|%d", said.Text, reasons[said.Finish], said.PromptTokens, said.CompletionTokens)
 }
 
+func send(parts []string) string {
+	methods := []string{"get", "head", "post", "put", "patch", "delete"}
+	request := gapura.Request{
+		Method: gapura.Method(slices.Index(methods, parts[0])),
+		URL:    parts[1],
+		Body:   []byte(parts[2]),
+	}
+	if parts[3] != "-" {
+		request.TimeoutMs = gapura.Some(uint32(number(parts[3])))
+	}
+	for pair := range slices.Chunk(parts[4:], 2) {
+		request.Headers = append(request.Headers, gapura.Header{Name: pair[0], Value: pair[1]})
+	}
+	response, err := gapura.Send(request)
+	var failed *gapura.HTTPError
+	if errors.As(err, &failed) {
+		if failed.Kind == "too-large" {
+			return fmt.Sprintf("too-large:%d", failed.Limit)
+		}
+		return failed.Kind + ":" + failed.Message
+	}
+	var headers []string
+	for _, header := range response.Headers {
+		headers = append(headers, header.Name+":"+header.Value)
+	}
+	return fmt.Sprintf("%d|%s|%s", response.Status, list(headers), response.Body)
+}
+
 func answer(text string) gapura.Verdict { return gapura.Reply{Text: text} }
 
 func validate(chat gapura.Chat) (gapura.Verdict, error) {
@@ -157,6 +185,8 @@ func validate(chat gapura.Chat) (gapura.Verdict, error) {
 		return answer(fmt.Sprintf("%x %d", bytes, gapura.RandomBits()>>11)), nil
 	case "ask":
 		return answer(ask(chat)), nil
+	case "send":
+		return answer(send(all[1:])), nil
 	}
 	return gapura.Accept{}, nil
 }

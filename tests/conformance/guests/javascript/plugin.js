@@ -2,6 +2,7 @@
 
 import clock from "gapura:plugin/clock@0.1.0";
 import config from "gapura:plugin/config@0.1.0";
+import http from "gapura:plugin/http@0.1.0";
 import kv from "gapura:plugin/kv@0.1.0";
 import log from "gapura:plugin/log@0.1.0";
 import metrics from "gapura:plugin/metrics@0.1.0";
@@ -50,10 +51,11 @@ const describeChat = (chat) =>
     list(chat.messages.map(describeMessage)),
     describeSampling(chat.sampling),
     chat.extra,
+    chat.callId,
   ].join("|");
 
 const describeContext = (context) =>
-  [describeRequest(context), u32(context.choice), context.extra].join("|");
+  [describeRequest(context), u32(context.choice), context.extra, context.callId].join("|");
 
 const describeOutcome = ({ tag, val }) => (tag === "cancelled" ? tag : `${tag}:${val}`);
 
@@ -69,6 +71,7 @@ const describeSummary = (summary) =>
     summary.prefill,
     summary.decode,
     list(summary.chain),
+    summary.callId,
   ].join("|");
 
 // Commands.
@@ -117,6 +120,16 @@ const ask = (messages, kind, text) =>
     return `${said.text}|${said.finish}|${said.promptTokens}|${said.completionTokens}`;
   });
 
+const send = (method, url, body, milliseconds, ...rest) =>
+  attempt(() => {
+    const headers = [];
+    for (let at = 0; at < rest.length; at += 2) headers.push({ name: rest[at], value: rest[at + 1] });
+    const timeoutMs = milliseconds === "-" ? null : Number(milliseconds);
+    const response = http.send({ method, url, headers, body: encode(body), timeoutMs });
+    const lines = response.headers.map(({ name, value }) => `${name}:${value}`);
+    return `${response.status}|${list(lines)}|${decode(response.body)}`;
+  });
+
 const commands = {
   mirror: (chat) => amend(chat.messages, chat.sampling),
   "amend-messages": (chat) => amend(chat.messages.slice(0, -1), null),
@@ -149,6 +162,7 @@ const commands = {
   time: () => answer(`${clock.now()} ${clock.monotonic()}`),
   random: (_, count) => answer(`${hex(random.bytes(Number(count)))} ${Math.floor(random.bits() / 2048)}`),
   ask: (chat, kind, text) => answer(ask(chat.messages.slice(0, -1), kind, text)),
+  send: (_, ...parts) => answer(send(...parts)),
 };
 
 export const requestValidation = {

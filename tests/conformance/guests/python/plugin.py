@@ -4,7 +4,7 @@ import math
 
 from componentize_py_types import Err
 from wit_world.exports import completion_observer, prompt_template, request_validation, response_processing
-from wit_world.imports import clock, config, kv, log, metrics, model, random, tokenizer
+from wit_world.imports import clock, config, http, kv, log, metrics, model, random, tokenizer
 from wit_world.imports.types import (
     Chat,
     Failure,
@@ -74,11 +74,11 @@ def describe_request(it) -> str:
 
 def describe_chat(chat: Chat) -> str:
     messages = listed(map(describe_message, chat.messages))
-    return "|".join([describe_request(chat), messages, describe_sampling(chat.sampling), chat.extra])
+    return "|".join([describe_request(chat), messages, describe_sampling(chat.sampling), chat.extra, chat.call_id])
 
 
 def describe_context(context: response_processing.Context) -> str:
-    return "|".join([describe_request(context), str(context.choice), context.extra])
+    return "|".join([describe_request(context), str(context.choice), context.extra, context.call_id])
 
 
 def describe_outcome(outcome: completion_observer.Outcome) -> str:
@@ -93,7 +93,7 @@ def describe_outcome(outcome: completion_observer.Outcome) -> str:
 
 def describe_summary(summary: completion_observer.Summary) -> str:
     numbers = [summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens, summary.queue, summary.prefill, summary.decode]
-    parts = [describe_request(summary), str(summary.choice), describe_outcome(summary.outcome), *map(str, numbers), listed(summary.chain)]
+    parts = [describe_request(summary), str(summary.choice), describe_outcome(summary.outcome), *map(str, numbers), listed(summary.chain), summary.call_id]
     return "|".join(parts)
 
 
@@ -144,6 +144,27 @@ def ask(messages: list[Message], kind: str, text: str = "") -> str:
         }[type(error.value)]
         return f"{name}:{getattr(error.value, 'value', '')}"
     return f"{said.text}|{kebab(said.finish)}|{said.prompt_tokens}|{said.completion_tokens}"
+
+
+def send(method: str, url: str, body: str, milliseconds: str, *headers: str) -> str:
+    pairs = [http.Header(name, value) for name, value in zip(headers[::2], headers[1::2])]
+    timeout_ms = None if milliseconds == "-" else int(milliseconds)
+    try:
+        response = http.send(http.Request(http.Method[method.upper()], url, pairs, body.encode(), timeout_ms))
+    except Err as error:
+        name = {
+            http.HttpError_Denied: "denied",
+            http.HttpError_InvalidRequest: "invalid-request",
+            http.HttpError_Budget: "budget",
+            http.HttpError_Timeout: "timeout",
+            http.HttpError_TooLarge: "too-large",
+            http.HttpError_Connect: "connect",
+            http.HttpError_Tls: "tls",
+            http.HttpError_Protocol: "protocol",
+        }[type(error.value)]
+        return f"{name}:{getattr(error.value, 'value', '')}"
+    headed = [f"{header.name}:{header.value}" for header in response.headers]
+    return f"{response.status}|{listed(headed)}|{response.body.decode()}"
 
 
 def answer(text: str, finish: FinishReason = FinishReason.STOP) -> request_validation.Verdict:
@@ -197,6 +218,8 @@ class RequestValidation:
                 return answer(f"{random.bytes(int(count)).hex()} {random.bits() // 2048}")
             case ["ask", *parts]:
                 return answer(ask(chat.messages[:-1], *parts))
+            case ["send", *parts]:
+                return answer(send(*parts))
         return request_validation.Verdict_Accept()
 
 

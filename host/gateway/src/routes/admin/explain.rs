@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::Admin;
 use crate::{
-    app::{RequestId, read_body},
+    app::{RequestId, new_call_id, read_body},
     auth::Caller,
     error::ApiError,
     openai::{chat::ChatRequest, usage::Tokens},
@@ -127,6 +127,7 @@ fn call(
 ) -> Call {
     Call {
         chat: Chat {
+            call_id: new_call_id(),
             request_id: request_id.clone(),
             route: route.name.clone(),
             model: request.model.unwrap_or_else(|| route.name.clone()),

@@ -111,13 +111,14 @@ gapura_string describe_chat(const gapura_chat *chat) {
   gapura_string *messages = gapura_alloc(count * sizeof *messages);
   for (size_t i = 0; i < count; i++) messages[i] = message(&chat->messages.ptr[i]);
   return JOIN("|", chat->request_id, chat->route, chat->model, describe_option(chat->tenant),
-              boolean(chat->stream), list(messages, count), sampling(&chat->sampling), chat->extra);
+              boolean(chat->stream), list(messages, count), sampling(&chat->sampling), chat->extra,
+              chat->call_id);
 }
 
 gapura_string describe_context(const gapura_context *context) {
   return JOIN("|", context->request_id, context->route, context->model,
               describe_option(context->tenant), boolean(context->stream), number(context->choice),
-              context->extra);
+              context->extra, context->call_id);
 }
 
 gapura_string describe_delta(const gapura_delta *delta) {
@@ -139,5 +140,5 @@ gapura_string describe_summary(const gapura_summary *it) {
               boolean(it->stream), number(it->choice), outcome, number(it->prompt_tokens),
               number(it->cached_tokens), number(it->completion_tokens),
               number((int64_t)it->queue), number((int64_t)it->prefill),
-              number((int64_t)it->decode), list_of(it->chain));
+              number((int64_t)it->decode), list_of(it->chain), it->call_id);
 }

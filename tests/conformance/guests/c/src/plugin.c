@@ -96,6 +96,43 @@ static gapura_string ask(const gapura_chat *chat) {
                        says_more ? error->message.ptr : "");
 }
 
+static gapura_string send(gapura_strings command) {
+  static const char *const methods[] = {"get", "head", "post", "put", "patch", "delete"};
+  static const char *const errors[] = {"denied",    "invalid-request", "budget", "timeout",
+                                       "too-large", "connect",         "tls",    "protocol"};
+  gapura_string body = argument(command, 3), milliseconds = argument(command, 4);
+  size_t num_headers = command.len < 5 ? 0 : (command.len - 5) / 2;
+  gapura_header *headers = gapura_alloc(num_headers * sizeof *headers);
+  for (size_t i = 0; i < num_headers; i++)
+    headers[i] = (gapura_header){argument(command, 5 + 2 * i), argument(command, 6 + 2 * i)};
+  gapura_request request = {
+      .method = GAPURA_GET,
+      .url = argument(command, 2),
+      .headers = {headers, num_headers},
+      .body = {(uint8_t *)body.ptr, body.len},
+      .timeout_ms = {!gapura_is(milliseconds, "-"), (uint32_t)number(milliseconds)},
+  };
+  while (request.method < GAPURA_DELETE && !gapura_is(argument(command, 1), methods[request.method]))
+    request.method++;
+  gapura_responded responded = gapura_send(&request);
+  if (responded.is_error) {
+    const gapura_http_error *error = &responded.error;
+    if (error->tag == GAPURA_HTTP_TIMEOUT) return gapura_text("timeout:");
+    if (error->tag == GAPURA_HTTP_TOO_LARGE) return gapura_format("too-large:%" PRIu64, error->limit);
+    return gapura_format("%s:%.*s", errors[error->tag], (int)error->message.len, error->message.ptr);
+  }
+  const gapura_response *response = &responded.response;
+  gapura_string lines = gapura_text("");
+  for (size_t i = 0; i < response->headers.len; i++) {
+    const gapura_header *header = &response->headers.ptr[i];
+    lines = gapura_format("%.*s%s%.*s:%.*s", (int)lines.len, lines.ptr, i == 0 ? "" : ",",
+                          (int)header->name.len, header->name.ptr, (int)header->value.len,
+                          header->value.ptr);
+  }
+  return gapura_format("%u|[%.*s]|%.*s", response->status, (int)lines.len, lines.ptr,
+                       (int)response->body.len, (const char *)response->body.ptr);
+}
+
 /* ---- stages ---- */
 
 static gapura_validated validate(const gapura_chat *chat) {
@@ -138,6 +175,7 @@ static gapura_validated validate(const gapura_chat *chat) {
     return gapura_answer(gapura_format("%" PRIu64 " %" PRIu64, gapura_now(), gapura_monotonic()));
   if (gapura_is(name, "random")) return gapura_answer(random_numbers((uint32_t)number(first)));
   if (gapura_is(name, "ask")) return gapura_answer(ask(chat));
+  if (gapura_is(name, "send")) return gapura_answer(send(all));
   return gapura_accept();
 }
 

@@ -8,7 +8,7 @@ pub(crate) fn option(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("={}", value.to_string()))
 }
 
-fn list(values: impl IntoIterator<Item = impl ToString>) -> String {
+pub(crate) fn list(values: impl IntoIterator<Item = impl ToString>) -> String {
     let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
     format!("[{}]", values.join(","))
 }
@@ -70,6 +70,7 @@ pub(crate) fn chat(it: Chat) -> String {
         list(it.messages.into_iter().map(message)),
         sampling(it.sampling),
         it.extra,
+        it.call_id,
     ]
     .join("|")
 }
@@ -83,6 +84,7 @@ pub(crate) fn context(it: Context) -> String {
         it.stream.to_string(),
         it.choice.to_string(),
         it.extra,
+        it.call_id,
     ]
     .join("|")
 }
@@ -113,6 +115,7 @@ pub(crate) fn summary(it: Summary) -> String {
         it.prefill.to_string(),
         it.decode.to_string(),
         list(it.chain),
+        it.call_id,
     ]
     .join("|")
 }

@@ -4,12 +4,13 @@ mod describe;
 
 use core::time::Duration;
 
+use gapura_plugin_sdk::http::{HttpError, Method, Request};
 use gapura_plugin_sdk::kv::KvError;
 use gapura_plugin_sdk::model::{ModelError, Question};
 use gapura_plugin_sdk::{
     Action, Amendment, Chat, Context, Cut, Delta, Failure, FinishReason, Grammar, Observer, Prompt,
-    Refusal, Reply, Responder, Segment, Summary, Template, Validator, Verdict, clock, kv, log,
-    metrics, model, random, settings, tokenizer,
+    Refusal, Reply, Responder, Segment, Summary, Template, Validator, Verdict, clock, http, kv,
+    log, metrics, model, random, settings, tokenizer,
 };
 
 struct Plugin;
@@ -103,6 +104,44 @@ fn ask(mut chat: Chat, parts: &[&str]) -> String {
     }
 }
 
+fn send(parts: &[&str]) -> String {
+    let &[method, url, body, milliseconds, ref headers @ ..] = parts else {
+        panic!("send needs a method, a URL, a body and milliseconds")
+    };
+    let method = match method {
+        "head" => Method::Head,
+        "post" => Method::Post,
+        "put" => Method::Put,
+        "patch" => Method::Patch,
+        "delete" => Method::Delete,
+        _ => Method::Get,
+    };
+    let mut request = Request::new(method, url);
+    request.body = body.into();
+    if milliseconds != "-" {
+        request = request.timeout(Duration::from_millis(number(milliseconds)));
+    }
+    for header in headers.chunks_exact(2) {
+        request = request.header(header[0], header[1]);
+    }
+    match http::send(&request) {
+        Ok(response) => {
+            let headers = response.headers.iter();
+            let headers = headers.map(|header| format!("{}:{}", header.name, header.value));
+            let headers = describe::list(headers);
+            format!("{}|{headers}|{}", response.status, response.text())
+        }
+        Err(HttpError::Denied(message)) => format!("denied:{message}"),
+        Err(HttpError::InvalidRequest(message)) => format!("invalid-request:{message}"),
+        Err(HttpError::Budget(message)) => format!("budget:{message}"),
+        Err(HttpError::Timeout) => "timeout:".to_owned(),
+        Err(HttpError::TooLarge(limit)) => format!("too-large:{limit}"),
+        Err(HttpError::Connect(message)) => format!("connect:{message}"),
+        Err(HttpError::Tls(message)) => format!("tls:{message}"),
+        Err(HttpError::Protocol(message)) => format!("protocol:{message}"),
+    }
+}
+
 fn amend(messages: bool, sampling: bool, chat: Chat) -> Verdict {
     Verdict::Amend(Amendment {
         messages: messages.then_some(chat.messages),
@@ -164,6 +203,7 @@ impl Validator for Plugin {
             }
             ["random", count] => Verdict::answer(random_numbers(number(count))),
             ["ask", ref rest @ ..] => Verdict::answer(ask(chat, rest)),
+            ["send", ref rest @ ..] => Verdict::answer(send(rest)),
             _ => Verdict::Accept,
         })
     }
