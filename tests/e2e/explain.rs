@@ -116,7 +116,8 @@ async fn a_request_that_ends_early_is_explained_to_its_end() {
         "other"
     );
     assert!(of(&answered, "delta").is_empty(), "the model was not asked");
-    assert_eq!(text(&answered, "text"), "[other]|");
+    // Braces: text without tokens.
+    assert_eq!(text(&answered, "text"), "{other}|");
 
     let rerouted = explain(&server, "over there").await;
     let routes: Vec<_> = of(&rerouted, "route");
