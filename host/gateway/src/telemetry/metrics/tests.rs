@@ -77,6 +77,7 @@ fn busy() -> Arc<Metrics> {
     }
     tally.question(&guard, Asked::Answered, [12, 3]);
     drop(tally);
+    metrics.plugin_http(("guard", "1.0.0"), "answered");
     metrics.swap("guard", "live");
     metrics.reload("refused");
     metrics
