@@ -38,7 +38,7 @@ async fn counted(server: &Server, outcome: &str) -> Option<f64> {
 }
 
 /// A port of 127.0.0.1, and what allows it.
-async fn listen() -> (TcpListener, String, String) {
+pub(crate) async fn listen() -> (TcpListener, String, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     let allow = format!("allow = ['{address}']");
@@ -55,7 +55,7 @@ async fn head(stream: &mut TcpStream) -> String {
 }
 
 /// Answers every request with `ya`.
-async fn says_yes(listener: TcpListener) {
+pub(crate) async fn says_yes(listener: TcpListener) {
     loop {
         let (mut stream, _) = listener.accept().await.expect("a connection");
         head(&mut stream).await;

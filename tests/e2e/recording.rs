@@ -10,6 +10,8 @@ use gapura_test_guests as guests;
 use gapura_tests::{Answer, Server, post};
 use serde_json::{Value, json};
 
+use crate::http::{listen, says_yes};
+
 const CHAT: &str = "/v1/chat/completions";
 const TOKEN: &str = "admin-of-the-tests";
 const KEY: &str = "sk-of-the-tests";
@@ -171,7 +173,12 @@ async fn routes_keep_nothing_unless_they_are_told_to() {
 /// What the guest is told by its imports differs from run to run, and is part of its refusal.
 #[tokio::test]
 async fn a_record_comes_out_the_same_with_what_imports_said() {
+    let (listener, url, allow) = listen().await;
+    tokio::spawn(says_yes(listener));
+    let http = format!("['http'], http = {{ {allow} }}");
+    let said = json!({"messages": [{"role": "user", "content": url}]});
     for (component, grants, model) in [
+        (guests::SENDS, http.as_str(), "ask"),
         (guests::CHANCE, "['random']", "accept"),
         (guests::TELLS, "['clock']", "accept"),
         (guests::ASKS, "['model']", "ask"),
@@ -179,7 +186,7 @@ async fn a_record_comes_out_the_same_with_what_imports_said() {
     ] {
         let server = server(component, grants, "{ redact = false }");
         ask(&server, "before", "save", json!({})).await;
-        let answer = ask(&server, "r-1", model, json!({})).await;
+        let answer = ask(&server, "r-1", model, said.clone()).await;
         let message = answer.json()["error"]["message"].clone();
         let message = message.as_str().expect("the guest refuses").to_owned();
         let record = record(&server, "r-1").await;

@@ -6,6 +6,7 @@ mod address;
 mod env;
 mod error;
 pub mod file;
+mod http;
 mod location;
 mod overrides;
 mod provenance;

@@ -13,18 +13,19 @@ use std::{
 
 use super::{
     AdminConfig, BindingConfig, Config, ConfigError, CudaConfig, Digest, Dtype, EngineConfig,
-    FailurePolicyName, GrantName, GuardConfig, HttpAccess, KeyConfig, LogConfig, ModelConfig,
-    Overrides, PluginLimits, PluginsConfig, QuestionLimits, RecordConfig, RouteConfig,
-    SamplingDefaults, SamplingLimits, SamplingSection, ServerConfig,
+    FailurePolicyName, GrantName, GuardConfig, KeyConfig, LogConfig, ModelConfig, Overrides,
+    PluginLimits, PluginsConfig, QuestionLimits, RecordConfig, RouteConfig, SamplingDefaults,
+    SamplingLimits, SamplingSection, ServerConfig,
     error::nearest,
     file::{
         BindingSection, BreakerSection, ConfigFile, GuardSection, HttpSection, PluginLimitsSection,
         QuestionsSection, RouteSection, ServerSection,
     },
+    http,
     location::Document,
     provenance, sources,
 };
-use crate::{builtin, oci::Registries, outbound::AllowList, signing::TrustedKeys};
+use crate::{builtin, oci::Registries, signing::TrustedKeys};
 
 /// Why there is no float16.
 const FLOAT16: &str = "`dtype` is float16, whose largest number Gemma 2's residual stream passes: \
@@ -206,35 +207,9 @@ fn check_route(
             return Err(document.invalid(&format!("{key}.settings"), error.to_string()));
         }
         failure::check(binding, &key, document)?;
-        check_http(binding, &key, document)?;
+        http::check(binding, &key, document)?;
     }
     Ok(())
-}
-
-/// The grant `http` and its hosts go together: one without the other is a mistake.
-fn check_http(
-    binding: &BindingSection,
-    key: &str,
-    document: &Document<'_>,
-) -> Result<(), ConfigError> {
-    let allow = &binding.http.allow;
-    AllowList::parse(allow).map_err(|(index, problem)| {
-        document.invalid(&format!("{key}.http.allow.{index}"), problem)
-    })?;
-    let is_granted = binding.grants.contains(&GrantName::Http);
-    let message = match (is_granted, allow.is_empty()) {
-        (true, false) | (false, true) => return Ok(()),
-        (true, true) => format!(
-            "`{}` is granted `http` and no host: name those that it may ask, such as \
-             `http = {{ allow = [\"api.example.com\"] }}`",
-            binding.plugin
-        ),
-        (false, false) => format!(
-            "`http.allow` names hosts and `{}` is not granted `http`: add it to `grants`",
-            binding.plugin
-        ),
-    };
-    Err(document.invalid(&format!("{key}.http"), message))
 }
 
 fn check_keys(tree: &ConfigFile, document: &Document<'_>) -> Result<(), ConfigError> {
@@ -500,16 +475,6 @@ fn question_limits(section: &QuestionsSection) -> QuestionLimits {
     }
 }
 
-fn http_access(section: &HttpSection) -> HttpAccess {
-    let or = |value: Option<NonZeroU32>, base| value.map_or(base, NonZeroU32::get);
-    HttpAccess {
-        allow: AllowList::parse(&section.allow).expect("check_tree has read every entry"),
-        requests: or(section.max_requests, 4),
-        within: Duration::from_millis(or(section.timeout_ms, 2000).into()),
-        response_bytes: or(section.max_response_kib, 256) as usize * 1024,
-    }
-}
-
 fn resolve_route(
     route: &RouteSection,
     trusted_keys: &TrustedKeys,
@@ -561,7 +526,7 @@ fn resolve_binding(binding: &BindingSection, limits: PluginLimits) -> BindingCon
         force_open: binding.force_open && binding.on_failure == Some(FailurePolicyName::Open),
         limits: plugin_limits(&binding.limits, limits),
         questions: question_limits(&binding.model),
-        http: http_access(&binding.http),
+        http: http::access(&binding.http),
     }
 }
 

@@ -405,8 +405,8 @@ fn the_grant_of_http_and_its_hosts_go_together() {
     let binding =
         |rest: &str| format!("[[routes]]\nname = 'a'\nplugins = [{{ plugin = 'p', {rest} }}]\n");
     insta::assert_snapshot!(message(&binding("grants = ['http']")), @r#"gapura.toml:3:12: `p` is granted `http` and no host: name those that it may ask, such as `http = { allow = ["api.example.com"] }`"#);
-    insta::assert_snapshot!(message(&binding("http = { allow = ['a.example'] }")), @"gapura.toml:3:33: `http.allow` names hosts and `p` is not granted `http`: add it to `grants`");
-    insta::assert_snapshot!(message(&binding("grants = ['http'], http = { allow = ['a.example', 'https://b.example'] }")), @"");
+    insta::assert_snapshot!(message(&binding("http = { allow = ['a.example'] }")), @"gapura.toml:3:35: `http.allow` names hosts and `p` is not granted `http`: add it to `grants`");
+    insta::assert_snapshot!(message(&binding("grants = ['http'], http = { allow = ['a.example', 'https://b.example'] }")), @"gapura.toml:3:78: `https://b.example` is a URL; name its host alone, with `:PORT` or without");
     let right = "grants = ['http'], http = { allow = ['a.example'], max_response_kib = 1 }";
     let config = parse(&binding(right)).expect("right");
     let http = &config.routes[0].plugins[0].http;

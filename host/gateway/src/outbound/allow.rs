@@ -88,6 +88,9 @@ impl Hosts {
 }
 
 fn entry(text: &str) -> Result<Entry, String> {
+    if text.contains("://") {
+        return Err("is a URL; name its host alone, with `:PORT` or without".to_owned());
+    }
     let (hosts, port) = split_port(text)?;
     let port = match port.map(str::parse) {
         None => None,

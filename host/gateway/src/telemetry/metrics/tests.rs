@@ -81,6 +81,7 @@ fn busy() -> Arc<Metrics> {
     metrics.breakers([(["support", "guard", "1.0.0", "sha256:ab"], true)].into_iter());
     tally.question(&guard, Asked::Answered, [12, 3]);
     drop(tally);
+    metrics.plugin_http(("guard", "1.0.0"), "answered");
     metrics.swap("guard", "live");
     metrics.transition("guard", "live", "admin");
     metrics.pull("guard", "pulled");
