@@ -94,7 +94,7 @@ pub enum ControlError {
         keys: String,
         /// Why it does not count as signed.
         #[source]
-        source: SignatureError,
+        source: Box<SignatureError>,
     },
     /// A binding names the components that it takes, and this is none of them.
     #[error(
@@ -213,7 +213,8 @@ impl ControlError {
                 ChainError::Limit { .. } => "invalid_limit",
             },
             Self::TwoTrials { .. } => "two_trials",
-            Self::Signature { source, .. } | Self::NotSigned { source, .. } => source.code(),
+            Self::Signature { source, .. } => source.code(),
+            Self::NotSigned { source, .. } => source.code(),
             Self::NotPinned { .. } => "digest_mismatch",
             Self::UnknownPlugin { .. } => "unknown_plugin",
             Self::Registry { .. } => "registry_failed",

@@ -64,7 +64,7 @@ pub(super) fn check(
         plugin: binding.plugin.clone(),
         digest: digest.to_owned(),
         keys: signers.to_string(),
-        source,
+        source: Box::new(source),
     })
 }
 

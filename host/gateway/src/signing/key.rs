@@ -46,11 +46,12 @@ pub enum KeyError {
 
 /// The key that a signature is checked with, and the name by which signatures call their signer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct PublicKey(VerifyingKey);
+pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
     pub(super) fn fits(&self, digest: Digest, signature: &ed25519_dalek::Signature) -> bool {
-        self.0.verify_strict(&message(digest), signature).is_ok()
+        VerifyingKey::from_bytes(&self.0)
+            .is_ok_and(|key| key.verify_strict(&message(digest), signature).is_ok())
     }
 }
 
@@ -70,14 +71,14 @@ impl FromStr for PublicKey {
         let key = VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::Public)?;
         match key.is_weak() {
             true => Err(KeyError::Weak),
-            false => Ok(Self(key)),
+            false => Ok(Self(bytes)),
         }
     }
 }
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PUBLIC_PREFIX}{}", BASE64.encode(self.0.as_bytes()))
+        write!(f, "{PUBLIC_PREFIX}{}", BASE64.encode(self.0))
     }
 }
 
@@ -126,7 +127,7 @@ impl SigningKey {
 
     /// The key that others check with.
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key())
+        PublicKey(self.0.verifying_key().to_bytes())
     }
 
     /// Vouches for the component with this SHA-256.
