@@ -45,7 +45,12 @@ ask() {
 
 step ask
 sed -i 's/to_uppercase()/to_lowercase()/' shout/src/lib.rs
+# It does something else now. The case that travels in the component has to say so: a server does
+# not let a version serve that breaks its own promises.
+step "$gapura" plugin test shout --update
 step "$gapura" plugin build shout
 step "$gapura" plugin push shout shout/target/components/shout.wasm --server "$server"
+step ask
+step "$gapura" plugin rollback shout --server "$server"
 step ask
 step "$gapura" plugin status --server "$server"
