@@ -92,8 +92,15 @@ impl Controller {
             store: &store,
             ledger: metrics.ledger(),
         };
-        let serving = load(&mut draft, &config, &shelf)?;
-        let table = chains::build(&config, None, &serving, &draft.releases, None)?;
+        let mut serving = load(&mut draft, &config, &shelf)?;
+        let mut table = chains::build(&config, None, &serving, &draft.releases, None);
+        if let Err(error) = &table
+            && end_trials(&mut draft, &mut serving, error)?
+        {
+            // What serves alone must not suffer from what was only tried.
+            table = chains::build(&config, None, &serving, &draft.releases, None);
+        }
+        let table = table?;
         draft.forget_old(config.plugins.keep_versions);
         store.commit(&draft.releases, &draft.changes)?;
         let mut history = kept.history;
@@ -270,6 +277,28 @@ fn take_sources(
         draft.note_version(Change::plugin(Origin::Registry, name, "live"), digest);
     }
     Ok(())
+}
+
+/// Ends what is on trial, for chains cannot be built with it; whether anything was.
+fn end_trials(
+    draft: &mut Draft,
+    serving: &mut BTreeMap<String, Serving>,
+    error: &ControlError,
+) -> Result<bool, ControlError> {
+    let mut any = false;
+    for (name, serving) in serving {
+        let Some(trial) = serving.trial.take() else {
+            continue;
+        };
+        any = true;
+        let (digest, reason) = (trial.plugin.digest(), Some(error.to_string()));
+        tracing::warn!(plugin = name, digest, reason = %error, "ended a trial");
+        let release = draft.release(name);
+        release.roll_back(name, Some(digest), reason.clone())?;
+        let change = Change::plugin(Origin::Guard, name, "retired").because(reason);
+        draft.note_version(change, digest);
+    }
+    Ok(any)
 }
 
 /// Whether a version that is not part of the binary is live.

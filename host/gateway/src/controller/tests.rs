@@ -520,3 +520,24 @@ fn changes_at_once_come_one_after_the_other() {
     });
     assert_eq!(controller.history().len(), before + 2);
 }
+
+#[test]
+fn a_trial_that_its_route_would_not_bind_any_more_ends_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let controller = start(dir.path(), ROUTES).unwrap();
+        let tried = marked(CHATML, "tried");
+        controller.push("chatml", &tried, Until::Verified).unwrap();
+        controller
+            .try_out("chatml", None, TrialMode::Canary(5))
+            .unwrap();
+    }
+    let pin = format!("'chatml', digest = '{}'", Digest::of(CHATML));
+    let controller = start(dir.path(), &ROUTES.replace("'chatml'", &pin)).unwrap();
+    let status = controller.plugin("chatml").unwrap();
+    assert_eq!(states(&status), ["retired", "live"]);
+    assert!(status.trial.is_none());
+    let reason = status.versions[0].reason.as_deref().unwrap();
+    assert!(reason.contains("pins `chatml`"), "{reason}");
+    assert_eq!(controller.history()[0].origin, Origin::Guard);
+}
