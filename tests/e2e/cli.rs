@@ -1,19 +1,6 @@
 //! The commands, as a user types them.
 
-use std::process::Output;
-
-use crate::process::{Process, TOKEN, component, gapura, run};
-
-fn stdout(output: &Output) -> String {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{error}");
-    String::from_utf8(output.stdout.clone()).expect("output is text")
-}
-
-fn error(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1));
-    String::from_utf8(output.stderr.clone()).expect("errors are text")
-}
+use crate::process::{Process, TOKEN, complained as error, component, gapura, run, said as stdout};
 
 #[test]
 fn the_printed_default_is_a_configuration() {

@@ -46,6 +46,19 @@ pub(crate) fn run(args: &[&str]) -> Output {
     gapura().args(args).output().expect("the program starts")
 }
 
+/// What a command that succeeded has printed.
+pub(crate) fn said(output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout.clone()).expect("output is text")
+}
+
+/// What a command that failed has said of it.
+pub(crate) fn complained(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr.clone()).expect("errors are text")
+}
+
 /// A running `gapura serve`. Dropping it kills it.
 pub(crate) struct Process {
     child: Child,

@@ -12,7 +12,7 @@ use gapura_plugin_runtime::add_custom_section;
 use gapura_test_guests as guests;
 use serde_json::{Value, json};
 
-use crate::process::{Process, TOKEN, component, gapura, stream};
+use crate::process::{Process, TOKEN, complained, component, gapura, said, stream};
 
 const CONFIG: &str = "[[routes]]\nname = 'chat'\n\
     plugins = [{ plugin = 'chatml' }, { plugin = 'mark' }]\n";
@@ -31,17 +31,6 @@ fn cli(server: &Process, args: &[&str]) -> Output {
         .args(["--server", &server.url, "--token", TOKEN])
         .output()
         .expect("the program starts")
-}
-
-fn said(output: &Output) -> String {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{error}");
-    String::from_utf8(output.stdout.clone()).expect("output is text")
-}
-
-fn complained(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1));
-    String::from_utf8(output.stderr.clone()).expect("errors are text")
 }
 
 /// The digest that serves, and the states of all versions, the newest first.

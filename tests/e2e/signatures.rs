@@ -3,30 +3,18 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Output,
 };
 
 use gapura_plugin_runtime::add_custom_section;
 use gapura_test_guests as guests;
 
-use crate::process::{Process, TOKEN, gapura, run, stream};
+use crate::process::{Process, TOKEN, complained, gapura, run, said, stream};
 
 /// One version of a guest that does the same in all of them.
 fn version(mark: &str) -> Vec<u8> {
     let mut component = guests::BRACKETS.to_vec();
     add_custom_section(&mut component, "mark", mark.as_bytes());
     component
-}
-
-fn said(output: &Output) -> String {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{error}");
-    String::from_utf8(output.stdout.clone()).expect("output is text")
-}
-
-fn complained(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1));
-    String::from_utf8(output.stderr.clone()).expect("errors are text")
 }
 
 /// The path as an argument.

@@ -2,7 +2,7 @@
 
 use super::{
     Change,
-    release::{Release, Releases, short},
+    release::{Release, Releases},
 };
 
 /// The state as it would be.
@@ -51,17 +51,5 @@ impl Draft {
     pub(super) fn forget_old(&mut self, keep: usize) {
         let releases = self.releases.plugins.values_mut();
         releases.for_each(|release| release.forget_old(keep));
-    }
-}
-
-impl std::fmt::Display for Draft {
-    /// The changes, for a log line.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, change) in self.changes.iter().enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            let digest = change.digest.as_deref().map(short).unwrap_or_default();
-            write!(f, "{separator}{digest} {}", change.outcome)?;
-        }
-        Ok(())
     }
 }

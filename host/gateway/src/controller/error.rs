@@ -1,6 +1,9 @@
 //! Why a change was refused. Whatever served before serves on.
 
-use std::path::PathBuf;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use gapura_plugin_runtime::{ChainError, LoadError, WatchError};
 use thiserror::Error;
@@ -181,6 +184,16 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// For `map_err` of what was to be done with `path`.
+    pub(super) fn store(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Store {
+            action,
+            path,
+            source,
+        }
+    }
+
     pub(super) fn refused(name: &str, source: LoadError) -> Self {
         Self::Plugin {
             name: name.to_owned(),

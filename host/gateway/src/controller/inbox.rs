@@ -15,11 +15,11 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>, ControlError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(failed("read", dir)(source)),
+        Err(source) => return Err(ControlError::store("read", dir)(source)),
     };
     let mut names = Vec::new();
     for entry in entries {
-        let path = entry.map_err(failed("read", dir))?.path();
+        let path = entry.map_err(ControlError::store("read", dir))?.path();
         names.extend(plugin_name(&path).map(str::to_owned));
     }
     names.sort_unstable();
@@ -35,7 +35,7 @@ pub(super) fn plugin_name(path: &Path) -> Option<&str> {
 /// The component `name`.
 pub(super) fn read(dir: &Path, name: &str) -> Result<Vec<u8>, ControlError> {
     let path = path_of(dir, name);
-    fs::read(&path).map_err(failed("read", &path))
+    fs::read(&path).map_err(ControlError::store("read", &path))
 }
 
 /// What `NAME.wasm.sig` says, where it is there. No more is read than a signature could take, so that
@@ -50,21 +50,12 @@ pub(super) fn signature(dir: &Path, name: &str) -> Result<Option<String>, Contro
     match read {
         Ok(_) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(failed("read", &path)(source)),
+        Err(source) => Err(ControlError::store("read", &path)(source)),
     }
 }
 
 fn path_of(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.wasm"))
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ControlError {
-    let path = path.to_owned();
-    move |source| ControlError::Store {
-        action,
-        path,
-        source,
-    }
 }
 
 #[cfg(test)]

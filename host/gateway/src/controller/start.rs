@@ -43,11 +43,7 @@ impl Controller {
         runtime: PluginRuntime,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ControlError> {
-        let (store, kept) = match &config.plugins.releases_dir {
-            Some(dir) => Store::open(dir)?,
-            None => (Store::in_memory(), Kept::default()),
-        };
-        Self::with(config, environment, flags, runtime, metrics, store, kept)
+        Self::with(config, environment, flags, runtime, metrics, Store::open)
     }
 
     /// [`start`](Self::start) for a look: nothing is written, and a server may run meanwhile.
@@ -61,11 +57,7 @@ impl Controller {
         runtime: PluginRuntime,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ControlError> {
-        let (store, kept) = match &config.plugins.releases_dir {
-            Some(dir) => Store::look(dir)?,
-            None => (Store::in_memory(), Kept::default()),
-        };
-        Self::with(config, environment, flags, runtime, metrics, store, kept)
+        Self::with(config, environment, flags, runtime, metrics, Store::look)
     }
 
     fn with(
@@ -74,9 +66,12 @@ impl Controller {
         flags: Overrides,
         runtime: PluginRuntime,
         metrics: Arc<Metrics>,
-        store: Store,
-        kept: Kept,
+        open: impl FnOnce(&Path) -> Result<(Store, Kept), ControlError>,
     ) -> Result<Self, ControlError> {
+        let (store, kept) = match &config.plugins.releases_dir {
+            Some(dir) => open(dir)?,
+            None => (Store::in_memory(), Kept::default()),
+        };
         // Before anything takes its time: what changes meanwhile is read again.
         let path = config.path.as_deref();
         let config_file = path.and_then(|path| follow::digest(path).ok());

@@ -104,7 +104,7 @@ impl Store {
     /// read.
     pub(super) fn open(dir: &Path) -> Result<(Self, Kept), ControlError> {
         let artefacts = dir.join("artefacts");
-        fs::create_dir_all(&artefacts).map_err(failed("make", &artefacts))?;
+        fs::create_dir_all(&artefacts).map_err(ControlError::store("make", &artefacts))?;
         let lock = lock(dir)?;
         let releases = read_state(dir)?;
         let (history, bytes) = read_history(dir, releases.sequence)?;
@@ -131,7 +131,7 @@ impl Store {
                     return Ok(());
                 }
                 let written = folder.files.replace(&path, component);
-                written.map_err(failed("write", &path))
+                written.map_err(ControlError::store("write", &path))
             }
             Self::Memory { artefacts, .. } => {
                 locked(artefacts).insert(digest.to_owned(), component.into());
@@ -157,7 +157,7 @@ impl Store {
             }
         };
         let path = artefact_path(&dir, digest);
-        let component = fs::read(&path).map_err(failed("read", &path))?;
+        let component = fs::read(&path).map_err(ControlError::store("read", &path))?;
         if Digest::of(&component).to_hex() != digest {
             return Err(ControlError::Damaged {
                 path,
@@ -195,7 +195,7 @@ impl Folder {
             lines.push(b'\n');
         }
         let appended = self.files.append(&history, self.history_bytes, &lines);
-        appended.map_err(failed("write", &history))?;
+        appended.map_err(ControlError::store("write", &history))?;
 
         let path = self.dir.join("state.json");
         let state = StateFile {
@@ -204,7 +204,7 @@ impl Folder {
         };
         let text = serde_json::to_vec_pretty(&state).map_err(invalid(&path))?;
         let written = self.files.replace(&path, &text);
-        written.map_err(failed("write", &path))?;
+        written.map_err(ControlError::store("write", &path))?;
 
         // Committed. What follows tidies up; the next change does what fails now.
         self.history_bytes += lines.len() as u64;
@@ -226,7 +226,7 @@ impl Folder {
             lines.push(b'\n');
         }
         let written = self.files.replace(path, &lines);
-        written.map_err(failed("write", path))?;
+        written.map_err(ControlError::store("write", path))?;
         self.history_bytes = lines.len() as u64;
         self.history_lines = history.iter().count();
         Ok(())
@@ -267,13 +267,13 @@ fn artefact_path(dir: &Path, digest: &str) -> PathBuf {
 
 fn lock(dir: &Path) -> Result<fs::File, ControlError> {
     let path = dir.join("lock");
-    let file = fs::File::create(&path).map_err(failed("write", &path))?;
+    let file = fs::File::create(&path).map_err(ControlError::store("write", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(ControlError::InUse {
             dir: dir.to_owned(),
         }),
-        Err(fs::TryLockError::Error(source)) => Err(failed("lock", &path)(source)),
+        Err(fs::TryLockError::Error(source)) => Err(ControlError::store("lock", &path)(source)),
     }
 }
 
@@ -283,7 +283,7 @@ fn read_state(dir: &Path) -> Result<Releases, ControlError> {
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Releases::default()),
-        Err(source) => return Err(failed("read", &path)(source)),
+        Err(source) => return Err(ControlError::store("read", &path)(source)),
     };
     let state: StateFile = serde_json::from_slice(&text).map_err(invalid(&path))?;
     if state.format != FORMAT {
@@ -303,7 +303,7 @@ fn read_history(dir: &Path, sequence: u64) -> Result<(History, u64), ControlErro
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(failed("read", &path)(source)),
+        Err(source) => return Err(ControlError::store("read", &path)(source)),
     };
     let mut history = History::default();
     let mut bytes = 0;
@@ -316,15 +316,6 @@ fn read_history(dir: &Path, sequence: u64) -> Result<(History, u64), ControlErro
         bytes += line.len() as u64;
     }
     Ok((history, bytes))
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ControlError {
-    let path = path.to_owned();
-    move |source| ControlError::Store {
-        action,
-        path,
-        source,
-    }
 }
 
 fn invalid(path: &Path) -> impl FnOnce(serde_json::Error) -> ControlError {

@@ -27,11 +27,7 @@ impl Watch {
                 _follower: follower,
             });
         };
-        fs::create_dir_all(dir).map_err(|source| ControlError::Store {
-            action: "make",
-            path: dir.clone(),
-            source,
-        })?;
+        fs::create_dir_all(dir).map_err(ControlError::store("make", dir))?;
         let changed = Arc::clone(controller);
         // What became of the file is in the log, the history and the plugin's status.
         let watcher = PluginWatcher::new(dir, move |name, _| drop(changed.file_changed(name)))?;

@@ -27,7 +27,6 @@ struct Job {
 }
 
 /// The version that is to see a request, and who hears how it did.
-#[derive(Clone)]
 pub(crate) struct Shadow {
     pub(crate) shadows: Arc<Shadows>,
     /// The route with that version in its chain.
@@ -41,7 +40,8 @@ pub(crate) struct Shadow {
 impl Shadow {
     /// The request is over: `record` is what came of it.
     pub(crate) fn see(self, record: Record) {
-        let queue = self.shadows.0.get_or_init(|| {
+        let (shadows, watched) = (Arc::clone(&self.shadows), Arc::clone(&self.watched));
+        let queue = shadows.0.get_or_init(|| {
             let (queue, mut waiting) = mpsc::channel::<Job>(QUEUE);
             // A record may be dropped on any thread of the server, all of which are its runtime's.
             tokio::spawn(async move {
@@ -52,10 +52,9 @@ impl Shadow {
             });
             queue
         });
-        let watched = Arc::clone(&self.watched);
         let job = Job {
             record,
-            shadow: self.clone(),
+            shadow: self,
         };
         if queue.try_send(job).is_err() {
             watched.compared(Compared::Skipped);
