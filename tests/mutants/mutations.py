@@ -251,8 +251,7 @@ MUTATIONS = [
     dict(
         name="seed tied to the batch slot",
         edits=[
-            (DRAW, ".map(|((&id, part), rows)| match", ".enumerate().map(|(slot, ((&id, part), rows))| match"),
-            (DRAW, "part, rows, step.late", "part, rows, slot, step.late"),
+            (DRAW, "part, rows, step.late", "part, rows, step.ids.iter().position(|other| other == id).unwrap_or(0), step.late"),
             (DRAW, "    rows: Vec<RowOutput>,\n    is_late", "    rows: Vec<RowOutput>,\n    slot: usize,\n    is_late"),
             (DRAW, "seed: sequence.seed(),", "seed: sequence.seed() ^ slot as u64,"),
         ],

@@ -10,7 +10,6 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc,
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -22,6 +21,7 @@ use tracing::{info, warn};
 use crate::{
     engine_loop::{Command, EngineLoop, Submission, Supply},
     error::{EngineError, StartError},
+    inbox,
     kv_cache::PlanDemand,
     request::{GenerateRequest, TokenId},
     runner::{KvPlan, ModelInfo, ModelRunner, RunnerFactory},
@@ -84,7 +84,7 @@ impl Default for EngineConfig {
 /// has ended.
 #[derive(Clone)]
 pub struct Engine {
-    commands: mpsc::Sender<Command>,
+    commands: inbox::Sender<Command>,
     shared: Arc<Shared>,
 }
 
@@ -157,7 +157,7 @@ impl Engine {
             eos_token_ids: model.eos_token_ids.clone(),
         };
         let stats = Arc::new(SharedStats::new(plan));
-        let (commands, received) = mpsc::channel();
+        let (commands, received) = inbox::inbox();
         let (ended_sender, ended) = watch::channel(());
         let layout = model.kv;
         let dropped = DroppedStreams::default();

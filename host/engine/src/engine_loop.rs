@@ -11,11 +11,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::Ordering::Relaxed,
-        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -26,6 +22,7 @@ use tracing::{debug, error, info};
 use crate::{
     error::EngineError,
     grammar::MaskWorkers,
+    inbox::Inbox,
     kv_cache::BlockDemand,
     request::{GenerateRequest, TokenEvent},
     runner::{
@@ -148,7 +145,7 @@ impl EngineLoop {
     }
 
     /// Works until it is told to end or no handle is left, and all requests have ended.
-    pub(crate) fn run(&mut self, commands: &Receiver<Command>) {
+    pub(crate) fn run(&mut self, commands: &Inbox<Command>) {
         let mut turn = Turn::Idle;
         loop {
             // Taken before commands are: a stream is dropped after its request was sent, so
@@ -163,8 +160,10 @@ impl EngineLoop {
         }
         self.fail_all(&EngineError::ShuttingDown);
         self.publish();
-        while let Ok(Command::Submit(submission)) = commands.try_recv() {
-            fail(&submission.events, EngineError::ShuttingDown);
+        for command in commands.take(Duration::ZERO).items {
+            if let Command::Submit(submission) = command {
+                fail(&submission.events, EngineError::ShuttingDown);
+            }
         }
     }
 
@@ -241,32 +240,22 @@ impl EngineLoop {
 
     /// Takes in what has arrived, sleeping first if the last turn found nothing to do. False
     /// once the thread is to end.
-    fn receive(&mut self, commands: &Receiver<Command>, last: &Turn) -> bool {
-        let first = match last {
-            Turn::Step => None,
-            Turn::AllPaused => Some(commands.recv_timeout(PAUSED_WAIT)),
-            Turn::Idle => Some(commands.recv_timeout(self.idle_wait())),
-            Turn::NoRunner => Some(commands.recv_timeout(RESTART_WAIT)),
+    fn receive(&mut self, commands: &Inbox<Command>, last: &Turn) -> bool {
+        let patience = match last {
+            Turn::Step => Duration::ZERO,
+            Turn::AllPaused => PAUSED_WAIT,
+            Turn::Idle => self.idle_wait(),
+            Turn::NoRunner => RESTART_WAIT,
             Turn::Dead => return false,
         };
-        let mut no_handle_left = matches!(first, Some(Err(RecvTimeoutError::Disconnected)));
-        if let Some(Ok(command)) = first {
+        let arrived = commands.take(patience);
+        for command in arrived.items {
             self.obey(command);
-        }
-        loop {
-            match commands.try_recv() {
-                Ok(command) => self.obey(command),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => {
-                    no_handle_left = true;
-                    break;
-                }
-            }
         }
         let is_over = self
             .deadline
             .is_some_and(|deadline| Instant::now() >= deadline);
-        let may_end = no_handle_left || self.deadline.is_some();
+        let may_end = arrived.is_last || self.deadline.is_some();
         !(is_over || may_end && self.clients.is_empty())
     }
 

@@ -8,6 +8,7 @@ mod engine_loop;
 mod error;
 mod grammar;
 pub mod hub;
+mod inbox;
 mod kv_cache;
 mod layers;
 pub mod memory;

@@ -148,6 +148,16 @@ pub enum RowOutput {
     Undrawable,
 }
 
+impl RowOutput {
+    /// The logits that are still to be read: none where the device drew.
+    pub(crate) fn num_logits(&self) -> usize {
+        match self {
+            Self::Logits(logits) => logits.len(),
+            Self::Sampled(_) | Self::Undrawable => 0,
+        }
+    }
+}
+
 /// What a step returns: for each sequence of the batch, in order, its wanted rows in order.
 #[derive(Debug, Clone, Default)]
 pub struct StepOutput {

@@ -12,21 +12,35 @@ use crate::{
     sequence::{Sequence, SequenceId, SequenceResult},
 };
 
+/// Logits of a step below which waking other threads takes longer than reading them alone.
+const LOGITS_WORTH_THREADS: usize = 1 << 16;
+
 /// One result for each sequence of the step, in order, and which of them failed. Rows do not
-/// depend on each other, so they are read in parallel.
+/// depend on each other, so many of them are read in parallel.
 pub(super) fn results(
     scheduler: &Scheduler,
     step: &Step,
     output: StepOutput,
 ) -> (Vec<SequenceResult>, Vec<(SequenceId, EngineError)>) {
-    let parts = step.ids.par_iter().zip(&step.batch.sequences);
-    let drawn: Vec<_> = parts
-        .zip(output.rows)
-        .map(|((&id, part), rows)| match scheduler.running_sequence(id) {
-            Some(sequence) => read_rows(sequence, part, rows, step.late.contains(&id)),
-            None => Ok(SequenceResult::default()),
-        })
-        .collect();
+    let read = |((id, part), rows): ((&SequenceId, &BatchSequence), _)| {
+        let Some(sequence) = scheduler.running_sequence(*id) else {
+            return Ok(SequenceResult::default());
+        };
+        read_rows(sequence, part, rows, step.late.contains(id))
+    };
+    let num_logits: usize = output
+        .rows
+        .iter()
+        .flatten()
+        .map(RowOutput::num_logits)
+        .sum();
+    let drawn: Vec<_> = if step.ids.len() > 1 && num_logits >= LOGITS_WORTH_THREADS {
+        let parts = step.ids.par_iter().zip(&step.batch.sequences);
+        parts.zip(output.rows).map(read).collect()
+    } else {
+        let parts = step.ids.iter().zip(&step.batch.sequences);
+        parts.zip(output.rows).map(read).collect()
+    };
     let mut failed = Vec::new();
     let mut results = Vec::with_capacity(drawn.len());
     for (&id, result) in step.ids.iter().zip(drawn) {
