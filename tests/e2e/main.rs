@@ -10,6 +10,7 @@ mod expect;
 mod explain;
 mod failures;
 mod grammar;
+mod hardship;
 mod http;
 mod isolation;
 mod ledger;

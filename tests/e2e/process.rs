@@ -194,6 +194,11 @@ impl Process {
         (response.status().as_u16(), body)
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends `signal`, such as `TERM`.
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();

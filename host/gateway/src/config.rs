@@ -3,8 +3,10 @@
 //! of the program reads. Nothing deeper in the code looks at the environment.
 
 mod address;
+mod check;
 mod env;
 mod error;
+mod failure;
 pub mod file;
 mod http;
 mod location;
@@ -22,13 +24,15 @@ use std::{
     time::Duration,
 };
 
+use gapura_plugin_runtime::Import;
+
 use crate::outbound::AllowList;
 
 pub(crate) use address::listen_address;
 pub use env::Environment;
 pub use error::ConfigError;
 pub(crate) use error::nearest;
-pub use file::{Device, Dtype, FailurePolicyName, GrantName, LogFormat, Quantize, SamplingSection};
+pub use file::{Device, Dtype, FailurePolicyName, LogFormat, Quantize, SamplingSection};
 pub use overrides::Overrides;
 
 use crate::{
@@ -350,7 +354,7 @@ pub struct BindingConfig {
     /// What its `config` import returns, as a JSON object.
     pub settings: serde_json::Value,
     /// The imports that it gets beside `config`.
-    pub grants: Vec<GrantName>,
+    pub grants: Vec<Import>,
     /// How many later requests an instance may serve; `None` is 0, or what suits a built-in plugin.
     pub reuse: Option<u32>,
     /// What happens when a call fails; `None` is `closed`.
@@ -416,7 +420,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let document = location::Document { path, source };
         let mut tree = file::ConfigFile::parse(&document)?;
-        resolve::check_tree(&tree, &document)?;
+        check::check_tree(&tree, &document)?;
         let registries = sources::registries(&tree.registries, environment, &document)?;
         let from_environment = environment.overrides()?;
         from_environment.apply(&mut tree);

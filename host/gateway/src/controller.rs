@@ -96,6 +96,9 @@ struct State {
     /// What names stand for when chains are built.
     serving: BTreeMap<String, Serving>,
     history: History,
+    /// What the guard did while the folder of versions could not be written. The next change writes
+    /// it too.
+    unwritten: Vec<Change>,
 }
 
 impl Controller {

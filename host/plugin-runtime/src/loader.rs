@@ -143,9 +143,9 @@ fn imports(shared: &Shared, component: &Component) -> Result<(Vec<Import>, bool)
             match served(import, item)? {
                 // Types only: no function to grant.
                 "types" => {}
-                interface => match interface.parse() {
-                    Ok(import) => found.push(import),
-                    Err(_) => {
+                interface => match Import::named(interface) {
+                    Some(import) => found.push(import),
+                    None => {
                         return Err(LoadError::UnknownImport {
                             import: shown(import),
                         });

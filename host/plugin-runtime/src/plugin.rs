@@ -1,9 +1,9 @@
 //! A loaded plugin: one verified, compiled and linked component under a name.
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::component::InstancePre;
 
 use crate::bindings::Indices;
@@ -55,7 +55,8 @@ impl fmt::Display for Stage {
 }
 
 /// An interface of the contract that the host offers to plugins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Import {
     /// Lines in the host's log.
     Log,
@@ -105,27 +106,16 @@ impl Import {
             Self::Http => "http",
         }
     }
+
+    /// The import whose interface is `name`, if there is one.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|import| import.as_str() == name)
+    }
 }
 
 impl fmt::Display for Import {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Import {
-    type Err = String;
-
-    /// # Errors
-    /// A sentence that names the imports there are.
-    fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|import| import.as_str() == name)
-            .ok_or_else(|| {
-                let all = Self::ALL.map(Self::as_str).join(", ");
-                format!("no import {name:?}: there are {all}")
-            })
     }
 }
 

@@ -89,7 +89,7 @@ struct File {
     request: Table,
     #[serde(default)]
     settings: Table,
-    grants: Option<Vec<String>>,
+    grants: Option<Vec<Import>>,
     tenant: Option<String>,
     #[serde(default)]
     answer: Vec<String>,
@@ -147,14 +147,10 @@ impl Case {
             let problem = |reason| invalid(format!("http.{index}: {reason}"));
             exchange.check().map_err(problem)?;
         }
-        let grants = file.grants.map(|names| {
-            let imports = names.iter().map(|name| name.parse());
-            imports.collect::<Result<Vec<Import>, String>>()
-        });
         Ok(Self {
             name: name.to_owned(),
             settings,
-            grants: grants.transpose().map_err(invalid)?,
+            grants: file.grants,
             chat: Chat {
                 request_id: format!("case-{name}"),
                 route: ROUTE.to_owned(),
@@ -240,7 +236,11 @@ mod tests {
         assert!(error("sead = 1\n[request]").contains("unknown field `sead`"));
         assert!(error("finish = 'late'\n[request]").contains("unknown variant `late`"));
         let files = "grants = ['files']\n[request]\nmessages = [{ role = 'user', content = 'a' }]";
-        assert!(error(files).contains("\"files\""), "{}", error(files));
+        assert!(
+            error(files).contains("unknown variant `files`, expected one of `log`, `config`"),
+            "{}",
+            error(files)
+        );
         let large = format!("# {}\n", "x".repeat(MAX_CASE_BYTES));
         assert!(error(&large).contains("a case may have 65536"));
     }

@@ -3,9 +3,11 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use gapura_plugin_runtime::Import;
+
 use super::file::{BindingSection, HttpSection};
 use super::location::Document;
-use super::{ConfigError, GrantName, HttpAccess};
+use super::{ConfigError, HttpAccess};
 use crate::outbound::AllowList;
 
 /// The grant `http` and its hosts go together: one without the other is a mistake.
@@ -18,7 +20,7 @@ pub(super) fn check(
     AllowList::parse(allow).map_err(|(index, problem)| {
         document.invalid(&format!("{key}.http.allow.{index}"), problem)
     })?;
-    let is_granted = binding.grants.contains(&GrantName::Http);
+    let is_granted = binding.grants.contains(&Import::Http);
     let message = match (is_granted, allow.is_empty()) {
         (true, false) | (false, true) => return Ok(()),
         (true, true) => format!(

@@ -5,12 +5,12 @@ use std::collections::HashSet;
 
 use super::{
     ConfigError, Digest,
+    check::is_name,
     error::nearest,
     file::{
         BindingSection, ConfigFile, DigestPin, RequireSignature, RouteSection, TrustedKeySection,
     },
     location::Document,
-    resolve::is_name,
 };
 use crate::{
     builtin,

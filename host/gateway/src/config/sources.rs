@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{
     ConfigError, Environment, Secret, SourceConfig,
+    check::is_name,
     file::{RegistrySection, SourceSection},
     location::Document,
-    resolve::is_name,
 };
 use crate::{
     builtin,

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use gapura_engine::ModelInfo;
-use gapura_plugin_runtime::{Binding, Chain, FailurePolicy, Grants, Import, Limits, Plugin};
+use gapura_plugin_runtime::{Binding, Chain, FailurePolicy, Grants, Limits, Plugin};
 
 use super::{ControlError, VersionState, provenance, release::Releases, serving::Serving};
 use crate::{
     builtin,
-    config::{BindingConfig, Config, FailurePolicyName, GrantName, RouteConfig, nearest},
+    config::{BindingConfig, Config, FailurePolicyName, RouteConfig, nearest},
     routing::{Route, RouteTable, Trial},
 };
 
@@ -117,17 +117,6 @@ fn chain(
 }
 
 fn bind(plugin: Plugin, previous: Option<Plugin>, config: &BindingConfig) -> Binding {
-    let imports = config.grants.iter().map(|grant| match grant {
-        GrantName::Log => Import::Log,
-        GrantName::Config => Import::Config,
-        GrantName::Tokenizer => Import::Tokenizer,
-        GrantName::Metrics => Import::Metrics,
-        GrantName::Kv => Import::Kv,
-        GrantName::Clock => Import::Clock,
-        GrantName::Random => Import::Random,
-        GrantName::Model => Import::Model,
-        GrantName::Http => Import::Http,
-    });
     let reuse = match builtin::is_one(plugin.digest()) {
         true => BUILTIN_REUSE,
         false => 0,
@@ -135,7 +124,7 @@ fn bind(plugin: Plugin, previous: Option<Plugin>, config: &BindingConfig) -> Bin
     Binding {
         plugin,
         settings: config.settings.clone(),
-        grants: Grants::with(imports),
+        grants: Grants::with(config.grants.iter().copied()),
         reuse: config.reuse.unwrap_or(reuse),
         limits: limits(config),
         on_failure: match config.on_failure {

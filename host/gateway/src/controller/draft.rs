@@ -1,7 +1,7 @@
 //! A change before it is committed: the state as it would be, and what led there.
 
 use super::{
-    Change,
+    Change, Origin,
     release::{Release, Releases},
 };
 
@@ -45,6 +45,11 @@ impl Draft {
             digest: Some(digest.to_owned()),
             ..change
         });
+    }
+
+    /// Whether any of its changes comes from `origin`.
+    pub(super) fn is_by(&self, origin: Origin) -> bool {
+        self.changes.iter().any(|change| change.origin == origin)
     }
 
     /// Forgets versions beyond `keep` of every plugin.

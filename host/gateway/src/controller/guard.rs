@@ -39,6 +39,7 @@ impl Guard {
             .spawn(move || {
                 while !stopped.load(Ordering::Relaxed) {
                     controller.look_after();
+                    controller.write_down();
                     thread::park_timeout(INTERVAL);
                 }
             })?;

@@ -449,10 +449,21 @@ impl Controller {
         Draft::of(&self.state().releases)
     }
 
-    /// From here on the change has happened, whatever becomes of the process.
+    /// From here on the change has happened, whatever becomes of the process. That of the guard
+    /// happens even where it cannot be written down.
     pub(super) fn commit(&self, mut draft: Draft) -> Result<(), ControlError> {
         draft.forget_old(self.config().plugins.keep_versions);
-        self.store.commit(&draft.releases, &draft.changes)?;
+        let mut changes = self.state().unwritten.clone();
+        changes.extend_from_slice(&draft.changes);
+        let unwritten = match self.store.commit(&draft.releases, &changes) {
+            Ok(()) => Vec::new(),
+            // Nobody is there to free the disk, and clients would go on getting bad answers.
+            Err(error) if draft.is_by(Origin::Guard) => {
+                tracing::error!(%error, "what the guard does cannot be written down yet; it is done");
+                changes
+            }
+            Err(error) => return Err(error),
+        };
         let releases = &draft.releases.plugins;
         self.metrics.ledger().keep(|id| {
             let release = releases.get(&id.name);
@@ -460,6 +471,7 @@ impl Controller {
         });
         let mut state = self.state();
         state.releases = draft.releases;
+        state.unwritten = unwritten;
         for change in draft.changes {
             if let Some(name) = change.plugin_name() {
                 self.metrics
@@ -470,6 +482,17 @@ impl Controller {
             let _ = self.events.send(change);
         }
         Ok(())
+    }
+
+    /// Tries again to write down what the guard did.
+    pub(super) fn write_down(&self) {
+        if self.state().unwritten.is_empty() {
+            return;
+        }
+        let _changing = self.begin();
+        if self.commit(self.draft()).is_ok() {
+            tracing::info!("wrote down what the guard did");
+        }
     }
 
     fn find(

@@ -122,6 +122,7 @@ impl Controller {
                 releases: draft.releases,
                 serving,
                 history,
+                unwritten: Vec::new(),
             }),
             attempts: Mutex::default(),
         };

@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use gapura_plugin_runtime::BreakerConfig;
 
-use super::super::{
+use super::{
     ConfigError, FailurePolicyName,
     file::{BindingSection, BreakerSection},
     location::Document,
