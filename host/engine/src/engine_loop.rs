@@ -32,12 +32,12 @@ use crate::{
     scheduler::{Scheduler, SchedulerLimits, Step},
     sequence::SequenceId,
     stats::{QueueSlot, SharedStats, SharedUsage},
-    token_stream::DroppedStreams,
+    token_stream::{DroppedStreams, StepEvents},
 };
 
-/// The most that one step tells a client: prompt scores, a token and the end. A client with
-/// less room than this sits the step out, so that telling never waits.
-const MAX_EVENTS_PER_STEP: usize = 3;
+/// What a step may need in a client's channel: a place for what it tells, and one for a failure. A
+/// client with less room than this sits the step out, so that telling never waits.
+const PLACES_FOR_STEP: usize = 2;
 
 /// How long the thread sleeps when it has nothing to do at all; it wakes for its heartbeat.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
@@ -60,14 +60,14 @@ pub(crate) enum Command {
 pub(crate) struct Submission {
     pub(crate) id: SequenceId,
     pub(crate) request: GenerateRequest,
-    pub(crate) events: Sender<TokenEvent>,
+    pub(crate) events: Sender<StepEvents>,
     pub(crate) slot: QueueSlot,
     pub(crate) submitted: Instant,
 }
 
 /// The sending end of a request.
 struct Client {
-    events: Sender<TokenEvent>,
+    events: Sender<StepEvents>,
     request_id: String,
     /// Held until the first step that computes a part of the request.
     slot: Option<QueueSlot>,
@@ -323,7 +323,7 @@ impl EngineLoop {
         self.scheduler.schedule(Instant::now(), |id| {
             clients
                 .get(&id)
-                .is_some_and(|client| client.events.capacity() >= MAX_EVENTS_PER_STEP)
+                .is_some_and(|client| client.events.capacity() >= PLACES_FOR_STEP)
         })
     }
 
@@ -422,15 +422,19 @@ impl EngineLoop {
     }
 
     fn deliver(&mut self, events: Vec<(SequenceId, TokenEvent)>) {
-        for (id, event) in events {
-            let is_last = matches!(event, TokenEvent::Finished { .. });
-            let is_token = matches!(event, TokenEvent::Token(_));
-            self.stats
-                .decode_tokens
-                .fetch_add(u64::from(is_token), Relaxed);
+        let mut events = events.into_iter().peekable();
+        while let Some((id, first)) = events.next() {
+            let mut told = vec![first];
+            while let Some((_, event)) = events.next_if(|(other, _)| *other == id) {
+                told.push(event);
+            }
+            let is_token = |event: &&TokenEvent| matches!(event, TokenEvent::Token(_));
+            let num_tokens = told.iter().filter(is_token).count() as u64;
+            self.stats.decode_tokens.fetch_add(num_tokens, Relaxed);
+            let is_last = matches!(told.last(), Some(TokenEvent::Finished { .. }));
             if let Some(client) = self.clients.get(&id) {
                 // There is room, unless the client has left, which the next step notices.
-                let _ = client.events.try_send(event);
+                let _ = client.events.try_send(told);
             }
             if is_last {
                 self.clients.remove(&id);
@@ -505,9 +509,9 @@ impl EngineLoop {
     }
 }
 
-fn fail(events: &Sender<TokenEvent>, cause: EngineError) {
-    // A step uses at most two of three free places unless it is the last, so one is left.
-    let _ = events.try_send(TokenEvent::Failed(cause));
+fn fail(events: &Sender<StepEvents>, cause: EngineError) {
+    // A step uses one of two free places, so one is left.
+    let _ = events.try_send(vec![TokenEvent::Failed(cause)]);
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -1,20 +1,28 @@
 //! The caller's end of one request: events in order, exactly one of them the last.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    vec,
+};
 
 use tokio::sync::mpsc;
 
 use crate::{error::EngineError, request::TokenEvent, sequence::SequenceId};
 
-/// Events that may wait for a caller. A sequence whose caller falls so far behind pauses; it
+/// Steps whose events may wait for a caller. A sequence whose caller falls so far behind pauses; it
 /// holds up nobody else.
-pub(crate) const EVENTS_IN_FLIGHT: usize = 64;
+pub(crate) const STEPS_IN_FLIGHT: usize = 64;
+
+/// What one step tells a caller, in order: together, so that he is woken once.
+pub(crate) type StepEvents = Vec<TokenEvent>;
 
 /// The events of one request: prompt logprobs where asked for, tokens, then exactly one
 /// [`TokenEvent::Finished`] or [`TokenEvent::Failed`]. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct TokenStream {
-    events: mpsc::Receiver<TokenEvent>,
+    steps: mpsc::Receiver<StepEvents>,
+    /// The rest of a step.
+    events: vec::IntoIter<TokenEvent>,
     ended: bool,
     id: SequenceId,
     dropped: DroppedStreams,
@@ -50,10 +58,11 @@ impl TokenStream {
     pub(crate) fn channel(
         id: SequenceId,
         dropped: DroppedStreams,
-    ) -> (mpsc::Sender<TokenEvent>, Self) {
-        let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
+    ) -> (mpsc::Sender<StepEvents>, Self) {
+        let (sender, steps) = mpsc::channel(STEPS_IN_FLIGHT);
         let stream = Self {
-            events,
+            steps,
+            events: Vec::new().into_iter(),
             ended: false,
             id,
             dropped,
@@ -66,8 +75,11 @@ impl TokenStream {
         if self.ended {
             return None;
         }
-        let event = self.events.recv().await;
-        Some(self.note_end(event))
+        if self.events.len() == 0 {
+            let step = self.steps.recv().await;
+            self.events = step.unwrap_or_default().into_iter();
+        }
+        Some(self.take())
     }
 
     /// [`next`](Self::next) for callers outside an async runtime.
@@ -78,13 +90,17 @@ impl TokenStream {
         if self.ended {
             return None;
         }
-        let event = self.events.blocking_recv();
-        Some(self.note_end(event))
+        if self.events.len() == 0 {
+            let step = self.steps.blocking_recv();
+            self.events = step.unwrap_or_default().into_iter();
+        }
+        Some(self.take())
     }
 
-    /// A channel closed without a last event means that the engine thread is gone.
-    fn note_end(&mut self, event: Option<TokenEvent>) -> TokenEvent {
-        let event = event.unwrap_or_else(|| {
+    /// The next event of the step. A channel closed without a last event means that the engine
+    /// thread is gone.
+    fn take(&mut self) -> TokenEvent {
+        let event = self.events.next().unwrap_or_else(|| {
             TokenEvent::Failed(EngineError::Step {
                 message: "the engine thread has ended".into(),
             })

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::{EngineLoop, MAX_EVENTS_PER_STEP};
+use super::{EngineLoop, PLACES_FOR_STEP};
 use crate::{
     runner::{BatchSequence, OutputRows, RunnerError},
     scheduler::Step,
@@ -67,7 +67,7 @@ impl EngineLoop {
             |id| {
                 clients
                     .get(&id)
-                    .is_some_and(|client| client.events.capacity() >= 2 * MAX_EVENTS_PER_STEP)
+                    .is_some_and(|client| client.events.capacity() >= 2 * PLACES_FOR_STEP)
             },
             |input| runner.draws(input),
         );

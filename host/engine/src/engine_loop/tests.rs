@@ -3,7 +3,7 @@
 use std::{path::Path, sync::mpsc, time::Instant};
 
 use gapura_kernels::device::{HostDevice, Precision};
-use tokio::sync::mpsc::Receiver as Events;
+use tokio::sync::mpsc::Receiver;
 
 use super::*;
 use crate::{
@@ -59,7 +59,7 @@ impl Bench {
         }
     }
 
-    fn submit(&mut self, prompt: &[TokenId], grammar: Option<Grammar>) -> Events<TokenEvent> {
+    fn submit(&mut self, prompt: &[TokenId], grammar: Option<Grammar>) -> Receiver<StepEvents> {
         let (events, received) = tokio::sync::mpsc::channel(64);
         let mut request = GenerateRequest::new("test", prompt.to_vec(), 24);
         request.sampling.seed = Some(7);
@@ -92,13 +92,15 @@ impl Bench {
 }
 
 /// The tokens that are there, and whether the answer is over.
-fn read(events: &mut Events<TokenEvent>) -> (Vec<TokenId>, bool) {
+fn read(events: &mut Receiver<StepEvents>) -> (Vec<TokenId>, bool) {
     let (mut tokens, mut is_over) = (Vec::new(), false);
-    while let Ok(event) = events.try_recv() {
-        match event {
-            TokenEvent::Token(token) => tokens.push(token.id),
-            TokenEvent::Finished { .. } => is_over = true,
-            other => panic!("{other:?}"),
+    while let Ok(step) = events.try_recv() {
+        for event in step {
+            match event {
+                TokenEvent::Token(token) => tokens.push(token.id),
+                TokenEvent::Finished { .. } => is_over = true,
+                other => panic!("{other:?}"),
+            }
         }
     }
     (tokens, is_over)
