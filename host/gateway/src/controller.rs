@@ -8,6 +8,7 @@ mod chains;
 mod draft;
 mod error;
 mod follow;
+mod granted;
 mod guard;
 mod history;
 mod inbox;
@@ -35,6 +36,7 @@ use gapura_plugin_runtime::PluginRuntime;
 use tokio::sync::broadcast;
 
 pub use error::ControlError;
+pub use granted::Granted;
 pub use guard::Guard;
 pub use history::{Change, Origin};
 pub use moves::Until;
