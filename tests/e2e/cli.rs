@@ -267,17 +267,68 @@ fn a_plugin_is_pushed_and_seen() {
         command.env("GAPURA_ADMIN_TOKEN", token).output().unwrap()
     };
     let pushed = stdout(&client(&["push", "mark", file.to_str().unwrap()], TOKEN));
-    assert!(pushed.ends_with(" is live: serving chat\n"), "{pushed}");
+    let said = " is live: serving chat\nimports  log, config\ngranted  by chat: log, config\n";
+    assert!(pushed.ends_with(said), "{pushed}");
     let status = stdout(&client(&["status"], TOKEN));
     assert!(
         status.contains("mark") && status.contains("chatml@"),
         "{status}"
     );
+    let one = stdout(&client(&["status", "mark"], TOKEN));
+    assert!(!one.contains("requests"), "{one}");
+    assert!(crate::process::stream(&Process::agent(), &server.url, "halo").is_ok());
+    // A stream's request is booked a moment after its client has read the end.
+    let one = std::iter::from_fn(|| Some(stdout(&client(&["status", "mark"], TOKEN))))
+        .find(|one| one.contains(" on chat: 1 requests, 0 failed, 0 out of time; p50 "))
+        .expect("it never ends");
+    for stage in ["| validate |     1 |       0 |", "| respond  |"] {
+        assert!(one.contains(stage), "{one}");
+    }
     let refused = error(&client(&["status"], "another"));
     assert!(
         refused.contains("401") && refused.contains("token is wrong"),
         "{refused}"
     );
+}
+
+/// Whoever installs a plugin that talks to servers sees to which.
+#[test]
+fn a_plugin_that_asks_servers_says_so_wherever_it_is_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fetch.wasm");
+    std::fs::write(&file, gapura_test_guests::SENDS).unwrap();
+    let plugins = [("fetch", gapura_test_guests::SENDS)];
+    let toml = "[[routes]]\nname = 'chat'\nplugins = [{ plugin = 'chatml' }, { plugin = 'fetch', \
+                grants = ['http'], http = { allow = ['api.example.com', '*.example.org:8443', \
+                '10.0.0.0/8', '[fd00::1]:8080'] } }]\n";
+    let server = Process::start(toml, &plugins);
+    let hosts = "http to api.example.com, *.example.org:8443, 10.0.0.0/8, [fd00::1]:8080\n";
+
+    let inspected = gapura().args(["plugin", "inspect"]).arg(&file).output();
+    let inspected = stdout(&inspected.unwrap());
+    assert!(
+        inspected.contains("\nhint     it asks servers by HTTP"),
+        "{inspected}"
+    );
+
+    let config = dir.path().join("check.toml");
+    let plugins = server.dir.path().join("plugins");
+    let toml = format!("[plugins]\ndir = '{}'\n{toml}", plugins.display());
+    std::fs::write(&config, toml).unwrap();
+    let checked = gapura().args(["check", "--config"]).arg(&config).output();
+    let checked = stdout(&checked.unwrap());
+    assert!(
+        checked.contains(&format!("  fetch: grants needed: http; {hosts}")),
+        "{checked}"
+    );
+
+    let mut push = gapura();
+    push.args(["plugin", "push", "fetch"]).arg(&file);
+    push.args(["--server", &server.url])
+        .env("GAPURA_ADMIN_TOKEN", TOKEN);
+    let pushed = stdout(&push.output().unwrap());
+    let granted = format!("\nimports  http\ngranted  by chat: http; {hosts}");
+    assert!(pushed.ends_with(&granted), "{pushed}");
 }
 
 #[test]

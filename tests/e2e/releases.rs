@@ -162,6 +162,12 @@ fn moves_that_mean_nothing_are_refused_by_name() {
             "invalid_percent",
         ),
         (
+            "plugins/mark/canary",
+            Some(json!({ "percent": 2.5 })),
+            400,
+            "invalid_percent",
+        ),
+        (
             "plugins/mark/shadow",
             Some(json!({ "percent": 5 })),
             400,
@@ -193,6 +199,9 @@ fn moves_that_mean_nothing_are_refused_by_name() {
         assert_eq!(found, status, "{path} {body:?}: {answer}");
         if !code.is_empty() {
             assert_eq!(answer["error"]["code"], code, "{path} {body:?}");
+        }
+        if code == "invalid_percent" {
+            assert_eq!(answer["error"]["param"], "percent");
         }
         assert_eq!(stand(&server), before);
     }

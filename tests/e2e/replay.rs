@@ -97,6 +97,22 @@ fn a_version_that_does_the_same_ends_with_zero() {
 }
 
 #[test]
+fn what_was_recorded_goes_when_its_route_stops_recording() {
+    let server = recorded();
+    let records = || server.admin("GET", "records", None).1["records"].clone();
+    assert_eq!(records().as_array().map(Vec::len), Some(1));
+    let file = server.dir.path().join("gapura.toml");
+    let text = fs::read_to_string(&file).expect("the configuration is there");
+    let without = text.replace("record = { redact = false }\n", "");
+    assert_ne!(without, text);
+    fs::write(&file, without).expect("room in the temporary folder");
+    let (status, said) = server.admin("POST", "reload", None);
+    assert_eq!(status, 200, "{said}");
+    assert_eq!(records(), json!([]));
+    assert_eq!(server.admin("GET", "records/r-1", None).0, 404);
+}
+
+#[test]
 fn a_version_that_does_otherwise_ends_with_one_and_says_what() {
     let server = recorded();
     let other = crate::swap::angled();

@@ -298,6 +298,20 @@ fn inspect_says_whose_a_component_is() {
     );
     complained(&inspect(&[&other.public]));
 
+    // By the keys of a configuration, which has a name for each and demands none.
+    let config = dir.path().join("gapura.toml");
+    let by_config = |key: &Key, trust: &[&str]| {
+        fs::write(&config, &key.toml).expect("room in the temporary folder");
+        let command = ["plugin", "inspect", arg(&file), "--config", arg(&config)];
+        run(&[&command[..], trust].concat())
+    };
+    let named = said(&by_config(&mine, &[]));
+    let expected = format!("signature valid: by mine ({})\n", mine.public);
+    assert!(named.ends_with(&expected), "{named}");
+    let unknown = said(&by_config(&other, &[]));
+    assert!(unknown.contains("signature unknown: by "), "{unknown}");
+    complained(&by_config(&mine, &["--trust", &other.public]));
+
     fs::write(&file, version("another")).unwrap();
     let invalid = said(&inspect(&[]));
     assert!(

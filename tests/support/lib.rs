@@ -76,11 +76,9 @@ impl Server {
             ..RuntimeConfig::default()
         };
         let runtime = PluginRuntime::new(runtime).expect("the plugin runtime starts");
-        let controller =
-            Controller::start(config, environment, flags, runtime, Arc::clone(&metrics));
+        let controller = Controller::start(config, environment, flags, runtime, metrics);
         let controller = Arc::new(controller.expect("right plugins"));
-        let state = AppState::new(server, controller.routes(), controller.auth(), metrics);
-        let state = Arc::new(state);
+        let state = Arc::new(AppState::new(server, &controller));
         let app = app(
             Arc::clone(&state),
             gapura::routes::admin::router(Arc::clone(&controller), Arc::clone(&state)),

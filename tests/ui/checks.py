@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, expect
-from server import HOSTILE, TOKEN, Server, component, digits, with_section
+from server import HOSTILE, TOKEN, Registry, Server, component, digits, gapura, with_section
 
 expect.set_options(timeout=15_000)
 
@@ -38,7 +38,7 @@ class Page:
         versions = self.page.get_by_role("group", name=f"Versions of {name}")
         return versions.get_by_role("row").filter(has_text=f"+{digits(wasm)}")
 
-    def confirm(self, move: str, share: int | None = None) -> str:
+    def confirm(self, move: str, share: int | str | None = None) -> str:
         """Agrees to what the dialog asks; what it asks."""
         dialog = self.page.get_by_role("dialog")
         text = dialog.inner_text()
@@ -159,6 +159,25 @@ def a_move_that_is_not_allowed_says_why(page: Page):
     expect(page.version("voice", new)).to_contain_text("live")
 
 
+def a_share_that_is_none_says_so_at_its_field(page: Page):
+    new = with_section(component("persona"), "mark", b"new")
+    assert page.server.push("voice", new)[0] == 201
+    page.enter()
+    page.version("voice", new).get_by_role("button", name="Canary").click()
+    dialog = page.page.get_by_role("dialog")
+    share = dialog.get_by_label("Requests of a hundred")
+    for wrong, why in ("0", "percent is 0; a canary takes 1 to 100"), ("2.5", "not 2.5"), ("", "`percent` is required"):
+        page.confirm("Canary", wrong)
+        expect(share).to_have_attribute("aria-invalid", "true")
+        expect(share).to_have_accessible_description(re.compile(re.escape(why)))
+        expect(share).to_be_focused()
+        expect(dialog.locator("#confirm-error")).to_be_empty()
+    page.confirm("Canary", 5)
+    expect(page.version("voice", new)).to_contain_text("canary 5 %")
+    page.version("voice", new).get_by_role("button", name="Canary").click()
+    expect(dialog.locator("#percent-error")).to_be_empty()
+
+
 def a_canary_that_fails_is_rolled_back_and_the_page_says_why(page: Page):
     broken = component("request-guard")
     assert page.server.push("voice", broken)[0] == 201
@@ -166,6 +185,21 @@ def a_canary_that_fails_is_rolled_back_and_the_page_says_why(page: Page):
     page.version("voice", broken).get_by_role("button", name="Canary").click()
     page.confirm("Canary", 50)
     expect(page.version("voice", broken)).to_contain_text("canary 50 %")
+    # Too few failures for the guard: both sides are there to be compared.
+    for version, answer in ("live", "Ended: stop"), ("trial", "The client gets 500"):
+        for _ in range(3):
+            page.ask("sari", "Halo", version)
+            expect(page.page.locator("#explanation")).to_contain_text(answer)
+    trial = page.plugin("voice").locator("[data-trial]")
+    rows = trial.get_by_role("row")
+    counts = rows.filter(has_text="judged from 10 on").get_by_role("cell")
+    expect(counts.nth(1)).to_have_text("3")
+    expect(counts.nth(2)).to_have_text("3")
+    failures = rows.filter(has_text="Failure rate").get_by_role("cell")
+    expect(failures.nth(1)).to_have_text("0 %")
+    expect(failures.nth(2)).to_have_text("100 % (over)")
+    expect(failures.nth(3)).to_have_text("at most 2 %")
+    expect(page.page.locator("#rollbacks")).to_be_empty()
     page.server.later(page.server.traffic, 60)
     notice = page.page.locator("#rollbacks").get_by_text("Rolled back automatically")
     expect(notice).to_contain_text("it failed in")
@@ -179,6 +213,89 @@ def a_canary_that_fails_is_rolled_back_and_the_page_says_why(page: Page):
     page.version("voice", broken).get_by_role("button", name="Shadow").click()
     page.confirm("Shadow")
     expect(page.plugin("voice").locator("[data-rollback]")).to_have_count(0)
+
+
+def an_open_breaker_is_shown_at_its_plugin(page: Page):
+    page.enter()
+    routes = page.page.get_by_role("group", name="Routes").get_by_role("row")
+    route = routes.filter(has=page.page.get_by_role("button", name="Chat through broken"))
+    expect(route).not_to_contain_text("breaker")
+    statuses = [page.server.chat("somebody", "broken") for _ in range(3)]
+    assert (statuses[0], statuses[-1]) == (500, 503), statuses
+    page.page.reload()
+    expect(route.locator("strong")).to_have_text(re.compile(r"breaker open, next try in \d+ ms"))
+    expect(routes.filter(has_text="asisten")).not_to_contain_text("breaker")
+
+
+def plugins_by_reference_are_shown_until_they_serve(page: Page):
+    wasm = with_section(component("persona"), "mark", b"registry")
+    registry = Registry(wasm)
+    page.server.configure(f'[plugins.sources]\nvoice = "{registry.reference}"\n')
+    page.enter()
+    row = page.page.get_by_role("group", name="From registries").get_by_role("row").filter(has_text="voice")
+    expect(row).to_contain_text(registry.reference)
+    expect(row.locator(".state")).to_have_text("failed")
+    expect(row).to_contain_text(f"127.0.0.1:{registry.port}")
+    expect(row).to_contain_text(re.compile(r"asked again in \d+ s"))
+    with registry:
+        expect(row.locator(".state")).to_have_text("current")
+        expect(page.version("voice", wasm)).to_contain_text("live")
+        expect(page.version("voice", wasm)).to_contain_text("registry")
+
+
+def a_component_is_pushed_with_its_signature(page: Page):
+    folder = Path(page.server.folder.name)
+    trusted = gapura("key", "new", "--signing", folder / "release.key", "--name", "release").split("\n\n", 1)[1]
+    page.server.configure(trusted)
+    new, other = (with_section(component("persona"), "mark", mark) for mark in (b"new", b"other"))
+    signatures = []
+    for name, wasm in ("new", new), ("other", other):
+        (folder / f"{name}.wasm").write_bytes(wasm)
+        gapura("plugin", "sign", folder / f"{name}.wasm", "--key", folder / "release.key")
+        signatures.append((folder / f"{name}.wasm.sig").read_bytes())
+    page.enter()
+    page.page.get_by_text("Push a component").click()
+
+    def push(signature: bytes):
+        page.page.get_by_label("Component").set_input_files(
+            {"name": "voice.wasm", "mimeType": "application/wasm", "buffer": new})
+        page.page.get_by_label("Signature").set_input_files(
+            {"name": "voice.wasm.sig", "mimeType": "text/plain", "buffer": signature})
+        page.page.get_by_role("button", name="Push until verified").click()
+
+    push(signatures[1])
+    expect(page.said()).to_contain_text("the signature by ed25519:")
+    expect(page.version("voice", new)).to_contain_text("staged")
+    expect(page.version("voice", new)).not_to_contain_text("signed by")
+    push(signatures[0])
+    expect(page.version("voice", new)).to_contain_text("signed by release")
+    expect(page.version("voice", new)).to_contain_text("verified")
+
+
+def what_is_granted_is_shown_before_and_after_a_push(page: Page):
+    page.enter()
+    granted = page.plugin("request-guard").get_by_role("list", name="Granted to request-guard").get_by_role("listitem")
+    expect(granted).to_have_text(["broken grants log, config, tokenizer", "strict grants log, config, tokenizer"])
+    # It imports the model, which the route does not grant.
+    page.page.get_by_text("Push a component").click()
+    page.page.get_by_label("Component").set_input_files(
+        {"name": "voice.wasm", "mimeType": "application/wasm", "buffer": component("judge")})
+    promised = page.page.locator("#push-grants")
+    expect(promised).to_have_text("sari grants log, config, tokenizer")
+    page.page.get_by_label("Plugin", exact=True).fill("unheard-of")
+    expect(promised).to_have_text("No route binds it yet.")
+    page.page.get_by_label("Plugin", exact=True).fill("voice")
+    page.page.get_by_role("button", name="Push until verified").click()
+    expect(page.said()).to_contain_text("does not grant")
+    # One that was verified before the configuration took something from it.
+    other = component("request-guard")
+    assert page.server.push("voice", other)[0] == 201
+    expect(page.version("voice", other)).to_contain_text("tokenizer")
+    config = Path(page.server.folder.name) / "gapura.toml"
+    config.write_text(config.read_text().replace('"voice", grants = ["log", "config", "tokenizer"]', '"voice"'))
+    assert page.server.admin("POST", "reload")[0] == 200
+    expect(page.version("voice", other)).to_contain_text("sari does not grant tokenizer")
+    expect(page.version("voice", component("persona"))).not_to_contain_text("does not grant")
 
 
 def a_shadow_shows_how_much_differs(page: Page):
@@ -276,6 +393,25 @@ def the_page_follows_a_server_that_ends_and_comes_back(page: Page):
     expect(page.said()).to_contain_text("plugin voice")
 
 
+def a_stream_that_breaks_off_is_said_and_followed_again(page: Page):
+    page.server.configure("[engine]\nsim_step_ms = 200\n")
+    page.enter()
+    connection = page.page.locator("#connection")
+    expect(connection).to_have_text("following changes")
+    page.ask("sari", "satu dua tiga empat lima enam tujuh delapan sembilan sepuluh")
+    expect(page.page.locator("#answer")).not_to_be_empty()
+    stop = page.page.get_by_role("button", name="Stop")
+    expect(stop).to_be_enabled()
+    page.server.kill()
+    expect(connection).to_have_text("not connected, trying again")
+    expect(page.page.locator("#explanation").get_by_role("alert")).to_have_text("the answer broke off")
+    expect(stop).to_be_disabled()
+    page.server.start()
+    expect(connection).to_have_text("following changes")
+    assert page.server.push("voice", with_section(component("persona"), "mark", b"new"))[0] == 201
+    expect(page.said()).to_contain_text("plugin voice")
+
+
 def it_works_in_a_narrow_window_dark_and_with_the_keyboard(page: Page):
     page.page.emulate_media(color_scheme="dark")
     page.page.set_viewport_size({"width": 340, "height": 700})
@@ -312,13 +448,19 @@ CHECKS = [
     routes_and_plugins_are_shown_with_their_versions,
     a_version_is_pushed_tried_activated_and_rolled_back,
     a_move_that_is_not_allowed_says_why,
+    a_share_that_is_none_says_so_at_its_field,
     a_canary_that_fails_is_rolled_back_and_the_page_says_why,
+    an_open_breaker_is_shown_at_its_plugin,
+    plugins_by_reference_are_shown_until_they_serve,
+    a_component_is_pushed_with_its_signature,
+    what_is_granted_is_shown_before_and_after_a_push,
     a_shadow_shows_how_much_differs,
     a_chat_shows_answer_prompt_and_what_plugins_did,
     a_refusal_is_explained_and_the_version_on_trial_can_be_asked,
     costs_are_shown_and_stay_open,
     what_is_hostile_stays_text,
     the_page_follows_a_server_that_ends_and_comes_back,
+    a_stream_that_breaks_off_is_said_and_followed_again,
     it_works_in_a_narrow_window_dark_and_with_the_keyboard,
     the_page_forbids_what_it_does_not_need,
 ]

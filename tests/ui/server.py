@@ -1,6 +1,7 @@
 """A gateway to look at, and what happens to it behind the page's back."""
 
 import hashlib
+import http.server
 import json
 import os
 import socket
@@ -47,6 +48,12 @@ plugins = [
   {{ plugin = "chatml" }},
 ]
 [[routes]]
+name = "broken"
+plugins = [
+  {{ plugin = "request-guard", grants = ["log", "tokenizer"], settings = {{ deny = "unreadable" }}, breaker = {{ failures = 2, backoff_ms = 60000 }} }},
+  {{ plugin = "chatml" }},
+]
+[[routes]]
 name = "strict"
 plugins = [
   {{ plugin = "request-guard", grants = ["log", "config", "tokenizer"], settings = {{ deny = [{{ pattern = "rekening", code = "off_topic", message = "No. {hostile}" }}] }} }},
@@ -73,9 +80,65 @@ def leb128(value: int) -> bytes:
     return bytes([*digits, value])
 
 
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def digits(wasm: bytes) -> str:
     """As labels show them."""
-    return hashlib.sha256(wasm).hexdigest()[:6]
+    return sha256(wasm)[:6]
+
+
+def gapura(*arguments) -> str:
+    """What a command prints."""
+    done = subprocess.run([GAPURA, *arguments], check=True, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+class Registry:
+    """An OCI registry that has one component and gives it out by digest; leaving it ends it."""
+
+    def __init__(self, wasm: bytes):
+        layer = {"mediaType": "application/wasm", "digest": f"sha256:{sha256(wasm)}", "size": len(wasm)}
+        config = b"{}"
+        manifest = json.dumps({
+            "schemaVersion": 2,
+            "config": {
+                "mediaType": "application/vnd.wasm.config.v0+json",
+                "digest": f"sha256:{sha256(config)}",
+                "size": len(config),
+            },
+            "layers": [layer],
+        }).encode()
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        self.files = {f"/v2/team/plugin/manifests/sha256:{sha256(manifest)}": (kind, manifest)}
+        self.files[f"/v2/team/plugin/blobs/sha256:{sha256(wasm)}"] = ("application/octet-stream", wasm)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.reference = f"oci://127.0.0.1:{self.port}/team/plugin@sha256:{sha256(manifest)}"
+
+    def __enter__(self) -> "Registry":
+        files = self.files
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                kind, body = files.get(self.path, ("text/plain", b""))
+                self.send_response(200 if body else 404)
+                self.send_header("content-type", kind)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.listener = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        threading.Thread(target=self.listener.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.shutdown()
+        self.listener.server_close()
 
 
 class Server:
@@ -119,9 +182,20 @@ class Server:
         self.process.wait(timeout=60)
         return time.monotonic() - began
 
-    def __exit__(self, *_):
+    def kill(self):
+        """Ends it as a machine that fails does: no stream has an end."""
         self.process.kill()
         self.process.wait()
+
+    def configure(self, more: str):
+        """Starts it again with these lines behind the others of its configuration."""
+        self.kill()
+        file = Path(self.folder.name) / "gapura.toml"
+        file.write_text(f"{file.read_text()}\n{more}")
+        self.start()
+
+    def __exit__(self, *_):
+        self.kill()
         self.logged.close()
         self.folder.cleanup()
 
@@ -138,9 +212,9 @@ class Server:
     def push(self, name: str, wasm: bytes, until: str = "verified") -> tuple[int, dict]:
         return self.admin("PUT", f"plugins/{urllib.parse.quote(name, safe='')}?until={until}", wasm)
 
-    def chat(self, user: str) -> int:
+    def chat(self, user: str, route: str = "sari") -> int:
         """One request of a client; its status."""
-        body = {"model": "sari", "user": user, "max_tokens": 4, "messages": [{"role": "user", "content": "Halo"}]}
+        body = {"model": route, "user": user, "max_tokens": 4, "messages": [{"role": "user", "content": "Halo"}]}
         headers = {"content-type": "application/json"}
         url = f"{self.url}/v1/chat/completions"
         return answer(urllib.request.Request(url, json.dumps(body).encode(), headers))[0]

@@ -8,6 +8,7 @@ mod chains;
 mod draft;
 mod error;
 mod follow;
+mod granted;
 mod guard;
 mod history;
 mod inbox;
@@ -35,6 +36,7 @@ use gapura_plugin_runtime::PluginRuntime;
 use tokio::sync::broadcast;
 
 pub use error::ControlError;
+pub use granted::Granted;
 pub use guard::Guard;
 pub use history::{Change, Origin};
 pub use moves::Until;
@@ -50,6 +52,7 @@ use crate::{
     auth::Auth,
     config::{Config, Digest, Environment, Overrides},
     pipeline::Prefill,
+    recording::Records,
     routing::{Route, RouteTable},
     telemetry::{Ledger, Metrics},
 };
@@ -69,6 +72,7 @@ const MAX_UNHEARD: usize = 256;
 pub struct Controller {
     runtime: PluginRuntime,
     metrics: Arc<Metrics>,
+    records: Arc<Records>,
     store: Store,
     routes: Arc<ArcSwap<RouteTable>>,
     auth: Arc<ArcSwap<Auth>>,
@@ -110,6 +114,16 @@ impl Controller {
     /// The keys, for whoever serves requests.
     pub fn auth(&self) -> Arc<ArcSwap<Auth>> {
         Arc::clone(&self.auth)
+    }
+
+    /// Every series of the process.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// The requests that can be run again.
+    pub fn records(&self) -> Arc<Records> {
+        Arc::clone(&self.records)
     }
 
     /// What plugins cost.
@@ -181,9 +195,13 @@ impl Controller {
         self.note_serving();
     }
 
-    /// Shows the serving versions in the metrics.
+    /// Shows the serving versions in the metrics, and lets go what routes do not record any more.
     fn note_serving(&self) {
         let table = self.routes.load();
+        let recording = table
+            .iter()
+            .filter_map(|route| Some((route.name.clone(), route.record?)));
+        self.records.keep_within(recording.collect());
         let serving = table.iter().flat_map(|route| {
             route.chain.bindings().iter().map(|binding| {
                 let plugin = &binding.plugin;

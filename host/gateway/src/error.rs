@@ -1,7 +1,6 @@
 //! The one error that clients see, in OpenAI's shape, and the one place where the errors of
 //! the engine, the plugins and the extractors become an HTTP status.
 
-use std::borrow::Cow;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -22,6 +21,10 @@ pub const X_GAPURA_CHAIN: HeaderName = HeaderName::from_static("x-gapura-chain")
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// A client's own value may be echoed in a message, but not megabytes of it.
 const MAX_MESSAGE_CHARS: usize = 600;
+/// Characters of a code that a plugin chose.
+const MAX_CODE_CHARS: usize = 64;
+/// What all codes of plugins are in metrics: a plugin may make a new one for each request.
+const PLUGIN_CODE_LABEL: &str = "plugin_refused";
 
 /// An error answer: `{"error":{"message","type","param","code"}}`, all four keys always.
 /// Boxed, because it is a part of nearly every result.
@@ -34,9 +37,27 @@ struct Parts {
     kind: &'static str,
     message: String,
     param: Option<String>,
-    code: Option<Cow<'static, str>>,
+    code: Option<Code>,
     retry: Retry,
     chain: Option<HeaderValue>,
+}
+
+/// A machine-readable cause, by who chose it.
+#[derive(Debug, Clone, PartialEq)]
+enum Code {
+    /// The gateway, out of a fixed set.
+    Own(&'static str),
+    /// A plugin, whatever it liked.
+    Plugins(String),
+}
+
+impl Code {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Own(code) => code,
+            Self::Plugins(code) => code,
+        }
+    }
 }
 
 /// What the answer says about sending the request again.
@@ -56,7 +77,7 @@ impl ApiError {
         Self(Box::new(Parts {
             status,
             kind,
-            message: truncated(message.into()),
+            message: truncated(message.into(), MAX_MESSAGE_CHARS),
             param: None,
             code: None,
             retry: Retry::Unsaid,
@@ -212,8 +233,8 @@ impl ApiError {
 
     /// Adds a stable, machine-readable cause.
     #[must_use]
-    pub fn with_code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
-        self.0.code = Some(code.into());
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.0.code = Some(Code::Own(code));
         self
     }
 
@@ -243,7 +264,15 @@ impl ApiError {
 
     /// The machine-readable cause.
     pub fn code(&self) -> Option<&str> {
-        self.0.code.as_deref()
+        self.0.code.as_ref().map(Code::as_str)
+    }
+
+    /// The cause as a label of metrics: one of few, whatever plugins say.
+    pub fn code_label(&self) -> Option<&'static str> {
+        self.0.code.as_ref().map(|code| match code {
+            Code::Own(code) => *code,
+            Code::Plugins(_) => PLUGIN_CODE_LABEL,
+        })
     }
 
     /// The body, as an error answer and as an event of a stream that has begun.
@@ -252,7 +281,7 @@ impl ApiError {
             "message": self.0.message,
             "type": self.0.kind,
             "param": self.0.param,
-            "code": self.0.code,
+            "code": self.code(),
         }})
     }
 }
@@ -262,7 +291,7 @@ impl ApiError {
 #[derive(Debug, Clone)]
 pub(crate) struct Unrecorded {
     /// The machine-readable cause; empty where there is none.
-    pub(crate) code: Cow<'static, str>,
+    pub(crate) code: String,
     /// Who asked, where that is known.
     pub(crate) tenant: Option<String>,
 }
@@ -271,7 +300,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.0.status, Json(self.body())).into_response();
         response.extensions_mut().insert(Unrecorded {
-            code: self.0.code.unwrap_or_default(),
+            code: self.code().unwrap_or_default().to_owned(),
             tenant: None,
         });
         let headers = response.headers_mut();
@@ -383,19 +412,47 @@ impl From<Refusal> for ApiError {
             Ok(status) if status.is_client_error() => status,
             Ok(_) => StatusCode::BAD_REQUEST,
         };
-        let mut error = Self::new(status, "invalid_request_error", refusal.message)
-            .with_code(refusal.code)
-            .no_retry();
+        let mut error = Self::new(status, "invalid_request_error", refusal.message).no_retry();
+        error.0.code = Some(Code::Plugins(truncated(refusal.code, MAX_CODE_CHARS)));
         error.0.param = refusal.param;
         error
     }
 }
 
-/// Cuts a message that echoes a long value of the client's, on a character boundary.
-fn truncated(mut message: String) -> String {
-    if let Some((at, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
-        message.truncate(at);
-        message.push('…');
+/// Cuts what a client or a plugin may have made long, on a character boundary.
+fn truncated(mut text: String, max_chars: usize) -> String {
+    if let Some((at, _)) = text.char_indices().nth(max_chars) {
+        text.truncate(at);
+        text.push('…');
     }
-    message
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_that_a_plugin_chose_is_cut_in_the_answer_and_one_of_all_in_metrics() {
+        let code = |code: String| {
+            ApiError::from(Refusal {
+                status: 422,
+                code,
+                message: "no".to_owned(),
+                param: None,
+            })
+        };
+        let error = code("é".repeat(1000));
+        let expected = format!("{}…", "é".repeat(64));
+        assert_eq!(error.code(), Some(&*expected));
+        assert_eq!(error.body()["error"]["code"], expected);
+        assert_eq!(error.code_label(), Some("plugin_refused"));
+        // A plugin may well say what one of ours is called.
+        assert_eq!(code("overloaded".to_owned()).code(), Some("overloaded"));
+        assert_eq!(
+            code("overloaded".to_owned()).code_label(),
+            Some("plugin_refused")
+        );
+        assert_eq!(ApiError::loading().code_label(), Some("model_loading"));
+    }
 }

@@ -74,12 +74,7 @@ pub async fn serve(
     let controller = start_controller(&config, environment, flags, &metrics).await?;
     let _watch = Watch::start(&controller)?;
     let _guard = Guard::start(&controller).context("cannot start a thread to watch plugins")?;
-    let state = Arc::new(AppState::new(
-        config.server.clone(),
-        controller.routes(),
-        controller.auth(),
-        metrics,
-    ));
+    let state = Arc::new(AppState::new(config.server.clone(), &controller));
 
     let (stop, stopped) = watch::channel(None);
     let header_timeout = config.server.header_timeout;

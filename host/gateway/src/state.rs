@@ -14,6 +14,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::auth::{Auth, RateLimiter};
 use crate::config::ServerConfig;
+use crate::controller::Controller;
 use crate::error::ApiError;
 use crate::outbound::Outbound;
 use crate::pipeline::{Observations, Shadows};
@@ -127,21 +128,16 @@ impl ModelSlot {
 }
 
 impl AppState {
-    /// A server without a model yet.
-    pub fn new(
-        server: ServerConfig,
-        routes: Arc<ArcSwap<RouteTable>>,
-        auth: Arc<ArcSwap<Auth>>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    /// A server without a model yet, whose routes and keys `controller` changes.
+    pub fn new(server: ServerConfig, controller: &Controller) -> Self {
         Self {
             model: ModelSlot::default(),
-            routes,
-            auth,
+            routes: controller.routes(),
+            auth: controller.auth(),
             rate: RateLimiter::default(),
-            metrics,
+            metrics: controller.metrics(),
             shadows: Arc::default(),
-            records: Arc::default(),
+            records: controller.records(),
             lent: Lent::default(),
             observations: Arc::default(),
             server,

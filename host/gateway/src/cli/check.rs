@@ -62,6 +62,9 @@ impl CheckArgs {
                     needed => needed.join(", "),
                 };
                 write!(out, "  {}: grants needed: {needed}", binding.plugin)?;
+                if !binding.http.is_empty() {
+                    write!(out, "; http to {}", binding.http.join(", "))?;
+                }
                 if let Some(signer) = &binding.signed_by {
                     write!(out, "; signed by {signer}")?;
                 }

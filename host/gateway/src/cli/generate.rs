@@ -155,12 +155,7 @@ fn load(mut config: Config, flags: Overrides) -> anyhow::Result<InProcess> {
     controller.model_known(model.engine.model())?;
     let routes = controller.routes();
     let route = routes.load().default_route().name.clone();
-    let state = Arc::new(AppState::new(
-        config.server,
-        routes,
-        controller.auth(),
-        metrics,
-    ));
+    let state = Arc::new(AppState::new(config.server, &controller));
     state.model.fill(model);
     Ok(InProcess {
         router: app::app(Arc::clone(&state), Router::new()),

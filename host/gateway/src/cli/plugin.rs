@@ -3,6 +3,7 @@
 mod bench;
 pub(super) mod build;
 mod inspect;
+mod installed;
 mod ledger;
 mod location;
 mod project;
@@ -11,7 +12,9 @@ mod records;
 mod remote;
 mod replay;
 mod scaffold;
+mod server;
 mod sign;
+mod status;
 mod test;
 mod trial;
 
@@ -110,8 +113,9 @@ Medians are held against the budget; on a busy machine repeat it.")]
   gapura plugin status --json | jq '.plugins[].label'
   gapura plugin status --json | jq '.plugins[].ledger[] | {version, route, requests, failed}'
 
-The last table says what each version has cost on each route since it first served there.")]
-    Status(remote::StatusArgs),
+The last table says what each version has cost on each route since it first served there; the
+status of one plugin says it by stage, with its failures by kind.")]
+    Status(status::StatusArgs),
     /// List the requests that a running server has kept to be run again.
     #[command(after_help = "Examples:
   gapura plugin records
@@ -140,6 +144,7 @@ not, 2 where that cannot be found out. The cost is shown and not compared.")]
     #[command(after_help = "Examples:
   gapura plugin inspect persona.wasm
   gapura plugin inspect persona.wasm --trust ed25519:…    # fails unless this key has signed it
+  gapura plugin inspect persona.wasm --config gapura.toml # whose signature it is, by the keys there
   gapura plugin inspect persona.wasm --json
   gapura plugin inspect oci://registry.example.com/team/persona:1.2.0")]
     Inspect(inspect::InspectArgs),

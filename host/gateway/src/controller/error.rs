@@ -294,8 +294,12 @@ impl From<ControlError> for ApiError {
         } else {
             "invalid_request_error"
         };
-        Self::new(status, kind, error.to_string())
+        let answer = Self::new(status, kind, error.to_string())
             .with_code(error.code())
-            .no_retry()
+            .no_retry();
+        match error {
+            ControlError::Move(MoveError::Percent { .. }) => answer.with_param("percent"),
+            _ => answer,
+        }
     }
 }

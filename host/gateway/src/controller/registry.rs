@@ -1,6 +1,6 @@
 //! What the administration API says of plugins and routes.
 
-use gapura_plugin_runtime::{BreakerState, Plugin};
+use gapura_plugin_runtime::{BreakerState, Import, Plugin};
 use serde::Serialize;
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    Change, Check, Controller, Source, State, TrialMode, VersionState,
+    Change, Check, Controller, Granted, Source, State, TrialMode, VersionState,
     release::{Release, Version},
 };
 use crate::config::{Digest, RouteConfig};
@@ -39,6 +39,8 @@ pub struct PluginStatus {
     pub imports: Vec<String>,
     /// The routes that bind it.
     pub routes: Vec<String>,
+    /// What those routes grant it.
+    pub granted: Vec<Granted>,
     /// Seconds since 1970 when this version came.
     pub since: u64,
     /// The newest version that did not pass verification, if there is one.
@@ -178,6 +180,8 @@ pub struct BindingStatus {
     pub stages: Vec<&'static str>,
     /// The imports that it is bound to grant, for the plugin needs them.
     pub grants_needed: Vec<&'static str>,
+    /// The hosts that the plugin may ask by HTTP, where it needs that.
+    pub http: Vec<String>,
     /// `closed`, `open`, `previous` or `static`.
     pub on_failure: &'static str,
     /// The trusted key that has signed it.
@@ -256,7 +260,8 @@ impl Controller {
                 .bindings()
                 .iter()
                 .zip(route.chain.breakers())
-                .map(|(binding, breaker)| BindingStatus {
+                .zip(&*route.http)
+                .map(|((binding, breaker), http)| BindingStatus {
                     plugin: binding.plugin.name().to_owned(),
                     version: binding.plugin.version().to_owned(),
                     digest: binding.plugin.digest().to_owned(),
@@ -271,6 +276,10 @@ impl Controller {
                         .grants_needed()
                         .map(|grant| grant.as_str())
                         .collect(),
+                    http: match binding.plugin.imports().contains(&Import::Http) {
+                        true => http.hosts(),
+                        false => Vec::new(),
+                    },
                     on_failure: binding.on_failure.as_str(),
                     previous: binding
                         .previous
@@ -348,6 +357,7 @@ impl State {
             stages,
             imports,
             routes,
+            granted: Granted::to(&self.config, name),
             since: shown.since,
             refused: release.versions().iter().find_map(refusal),
             versions: release

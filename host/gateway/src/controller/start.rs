@@ -107,6 +107,7 @@ impl Controller {
         let controller = Self {
             runtime,
             metrics,
+            records: Arc::default(),
             store,
             routes: Arc::new(ArcSwap::from_pointee(table)),
             auth: Arc::new(ArcSwap::from_pointee(auth)),

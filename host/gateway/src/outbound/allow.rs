@@ -1,5 +1,6 @@
 //! What a binding's `http.allow` says, and whom it lets a plugin reach.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -40,6 +41,11 @@ impl AllowList {
         entries.collect::<Result<_, _>>().map(Self)
     }
 
+    /// Its entries, as a configuration may write them.
+    pub fn hosts(&self) -> Vec<String> {
+        self.0.iter().map(Entry::to_string).collect()
+    }
+
     /// Whether it names no host.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -67,6 +73,27 @@ impl AllowList {
             entry.port.is_none_or(|port| port == target.port)
                 && matches!(entry.hosts, Hosts::Net(net) if net.contains(&ip))
         })
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = self.port.map(|port| format!(":{port}"));
+        let port = port.unwrap_or_default();
+        match &self.hosts {
+            Hosts::Name(name) => write!(f, "{name}{port}"),
+            Hosts::Below(suffix) => write!(f, "*{suffix}{port}"),
+            Hosts::Net(net) => {
+                let text = match net.prefix_len() == net.max_prefix_len() {
+                    true => net.addr().to_string(),
+                    false => net.to_string(),
+                };
+                match (net, self.port) {
+                    (IpNet::V6(_), Some(_)) => write!(f, "[{text}]{port}"),
+                    _ => write!(f, "{text}{port}"),
+                }
+            }
+        }
     }
 }
 

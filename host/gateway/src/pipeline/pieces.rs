@@ -61,7 +61,7 @@ impl Pieces {
         let (index, piece) = match self.choices.next().await {
             Some(next) => next,
             None => {
-                self.record.ended(200, None);
+                self.record.ended(Ok(()));
                 return None;
             }
         };
@@ -78,7 +78,7 @@ impl Pieces {
             }
             Err(error) => {
                 self.choices.clear();
-                self.record.ended(error.status().as_u16(), error.code());
+                self.record.ended(Err(error));
             }
         }
         Some(piece.map(|piece| (index, piece)))

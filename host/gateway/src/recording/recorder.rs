@@ -285,10 +285,7 @@ impl Drop for Recorder {
             shadow.see(state.record.clone());
         }
         if let Some((records, bounds)) = &self.keep.records {
-            if bounds.redact {
-                state.record.redact();
-            }
-            records.add(&state.record, bounds);
+            records.add(&mut state.record, bounds);
         }
     }
 }

@@ -8,8 +8,25 @@ use serde_json::Value;
 use super::Record;
 use super::record::{Bytes, Responded, Tape};
 
-/// Names of settings whose values are secrets as a rule.
-const SECRETS: [&str; 5] = ["key", "token", "secret", "password", "credential"];
+/// Parts of names of settings whose values are secrets as a rule.
+const SECRETS: [&str; 12] = [
+    "key",
+    "token",
+    "secret",
+    "passwd",
+    "password",
+    "passphrase",
+    "pwd",
+    "credential",
+    "auth",
+    "bearer",
+    "cookie",
+    "dsn",
+];
+/// Names that only look like one of them.
+const NO_SECRETS: [&str; 2] = ["keyword", "author"];
+/// Characters of a key of a JSON object that is the name of a field rather than something said.
+const MAX_NAME_CHARS: usize = 64;
 /// What stands in their place.
 const LEFT_OUT: &str = "…";
 
@@ -33,6 +50,10 @@ impl Record {
         }
         self.tapes.values_mut().for_each(Tape::redact);
         text(&mut self.outcome.text);
+        // The host's word for a failure; codes and routes are what a plugin says.
+        if self.outcome.verdict != "fail" {
+            text(&mut self.outcome.detail);
+        }
         if let Some(prompt) = &mut self.outcome.prompt {
             use gapura_plugin_runtime::{Grammar, Segment};
             for segment in &mut prompt.segments {
@@ -40,6 +61,7 @@ impl Record {
                     text(said);
                 }
             }
+            prompt.stop.iter_mut().for_each(text);
             if let Some(
                 Grammar::JsonSchema(source) | Grammar::Regex(source) | Grammar::Lark(source),
             ) = &mut prompt.grammar
@@ -114,7 +136,8 @@ fn character(c: char) -> char {
     }
 }
 
-/// JSON stays JSON with its keys; any other text is redacted as such.
+/// JSON stays JSON, with those keys that are names of fields: plugins find their values by them. Any
+/// other text is redacted as such.
 fn json_text(said: &mut String) {
     match serde_json::from_str::<Value>(said) {
         Ok(mut value @ (Value::Object(_) | Value::Array(_))) => {
@@ -130,31 +153,75 @@ fn json(value: &mut Value) {
         Value::String(said) => text(said),
         Value::Number(_) => *value = 0.into(),
         Value::Array(values) => values.iter_mut().for_each(json),
-        Value::Object(fields) => fields.values_mut().for_each(json),
+        Value::Object(fields) => {
+            for (mut name, mut value) in std::mem::take(fields) {
+                json(&mut value);
+                if !is_field_name(&name) {
+                    text(&mut name);
+                    // Two that look the same now are two still.
+                    while fields.contains_key(&name) {
+                        name.push('x');
+                    }
+                }
+                fields.insert(name, value);
+            }
+        }
         Value::Null | Value::Bool(_) => {}
     }
 }
 
-/// `settings` without the values whose names speak of secrets.
+/// Whether a key is written as programs name fields, and not as people write names, addresses or
+/// numbers.
+fn is_field_name(key: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let begins = |c: char| c.is_ascii_lowercase() || c == '_';
+    key.len() <= MAX_NAME_CHARS && key.starts_with(begins) && key.chars().all(is_part)
+}
+
+/// `settings` without the strings whose names speak of secrets, however deep below such a name they
+/// are, and without addresses that have a password in them.
 pub(super) fn without_secrets(settings: &Value) -> Value {
-    let is_secret = |name: &str| {
-        let name = name.to_lowercase();
-        SECRETS.iter().any(|secret| name.contains(secret))
-    };
+    strings_left_out(settings, false)
+}
+
+fn strings_left_out(settings: &Value, is_secret: bool) -> Value {
     match settings {
         Value::Object(fields) => {
             let fields = fields.iter().map(|(name, value)| {
-                let value = match value {
-                    Value::String(_) if is_secret(name) => LEFT_OUT.into(),
-                    value => without_secrets(value),
-                };
-                (name.clone(), value)
+                let is_secret = is_secret || speaks_of_secrets(name);
+                (name.clone(), strings_left_out(value, is_secret))
             });
             Value::Object(fields.collect())
         }
-        Value::Array(values) => Value::Array(values.iter().map(without_secrets).collect()),
+        Value::Array(values) => {
+            let values = values.iter();
+            let values = values.map(|value| strings_left_out(value, is_secret));
+            Value::Array(values.collect())
+        }
+        Value::String(said) if is_secret || has_userinfo(said) => LEFT_OUT.into(),
         other => other.clone(),
     }
+}
+
+fn speaks_of_secrets(name: &str) -> bool {
+    let mut name = name.to_lowercase();
+    // `authorization` is one.
+    if !name.contains("authori") {
+        for harmless in NO_SECRETS {
+            name = name.replace(harmless, "");
+        }
+    }
+    SECRETS.iter().any(|secret| name.contains(secret))
+}
+
+/// Whether `said` is an address with a name and a password, such as `postgres://app:hush@db/1`.
+fn has_userinfo(said: &str) -> bool {
+    let Some((_, rest)) = said.split_once("://") else {
+        return false;
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let userinfo = authority.rsplit_once('@').map(|(before, _)| before);
+    userinfo.is_some_and(|userinfo| userinfo.contains(':'))
 }
 
 #[cfg(test)]
@@ -182,10 +249,50 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_are_no_names_of_fields_are_redacted() {
+        let mut said =
+            r#"{"siti@contoh.id":1,"budi@contoh.id":2,"Budi":3,"0812":4,"max_size":5}"#.to_owned();
+        json_text(&mut said);
+        let found: Value = serde_json::from_str(&said).unwrap();
+        let expected =
+            json!({"xxxx@xxxxxx.xx": 0, "xxxx@xxxxxx.xxx": 0, "Xxxx": 0, "0000": 0, "max_size": 0});
+        assert_eq!(found, expected);
+    }
+
+    #[test]
     fn settings_lose_what_looks_like_a_secret() {
         let settings =
             json!({"api_key": "sk-1", "max_tokens": 5, "a": [{"Password": "p"}], "b": "c"});
         let kept = json!({"api_key": "…", "max_tokens": 5, "a": [{"Password": "…"}], "b": "c"});
+        assert_eq!(without_secrets(&settings), kept);
+    }
+
+    #[test]
+    fn settings_lose_every_string_below_a_name_that_speaks_of_secrets() {
+        let settings = json!({
+            "api_keys": ["sk-1", ["sk-2"]],
+            "tokens": {"prod": "t-1", "of": [{"stage": "t-2"}], "limit": 3, "strict": true},
+            "headers": {"Authorization": "Bearer h", "Cookie": "c", "accept": "json"},
+            "basicAuth": {"user": "u"},
+            "dsn": "d",
+            "db_passwd": "p",
+            "store": "redis://app:hush@store.example.com/0?a=b",
+            "page": "https://example.com/a:b@c",
+            "keywords": ["banjir"],
+            "author": "Sari",
+        });
+        let kept = json!({
+            "api_keys": ["…", ["…"]],
+            "tokens": {"prod": "…", "of": [{"stage": "…"}], "limit": 3, "strict": true},
+            "headers": {"Authorization": "…", "Cookie": "…", "accept": "json"},
+            "basicAuth": {"user": "…"},
+            "dsn": "…",
+            "db_passwd": "…",
+            "store": "…",
+            "page": "https://example.com/a:b@c",
+            "keywords": ["banjir"],
+            "author": "Sari",
+        });
         assert_eq!(without_secrets(&settings), kept);
     }
 }

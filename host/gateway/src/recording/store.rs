@@ -15,6 +15,8 @@ pub struct Records(Mutex<Routes>);
 #[derive(Debug, Default)]
 struct Routes {
     by_name: BTreeMap<String, Kept>,
+    /// The routes that record by the configuration in force, once that was said.
+    recording: Option<BTreeMap<String, RecordConfig>>,
     /// Records ever kept.
     count: u64,
 }
@@ -46,8 +48,15 @@ pub struct Summary {
 }
 
 impl Records {
-    /// Keeps `record`, and lets the oldest of its route go until the rest is within `bounds`.
-    pub(super) fn add(&self, record: &Record, bounds: &RecordConfig) {
+    /// Keeps `record` within the bounds that its route has by now. The configuration may have
+    /// changed since the request began, with `begun`: it is redacted if one of both says so.
+    pub(super) fn add(&self, record: &mut Record, begun: &RecordConfig) {
+        let Some(bounds) = self.routes().bounds(&record.route, begun) else {
+            return;
+        };
+        if begun.redact || bounds.redact {
+            record.redact();
+        }
         let json = serde_json::to_string(record);
         let json: Arc<str> = json.expect("records have string keys alone").into();
         let summary = Summary {
@@ -60,17 +69,19 @@ impl Records {
             bytes: json.len(),
         };
         let mut routes = self.routes();
+        // It may have changed once more.
+        let Some(bounds) = routes.bounds(&record.route, begun) else {
+            return;
+        };
+        if bounds.redact && !record.is_redacted {
+            return;
+        }
         routes.count += 1;
         let number = routes.count;
         let kept = routes.by_name.entry(record.route.clone()).or_default();
         kept.bytes += json.len();
         kept.records.push_back((number, summary, json));
-        while kept.records.len() > bounds.keep || kept.bytes > bounds.max_bytes {
-            let Some((_, gone, _)) = kept.records.pop_front() else {
-                break;
-            };
-            kept.bytes -= gone.bytes;
-        }
+        kept.trim(&bounds);
     }
 
     /// Every record's summary, route by route, the newest first.
@@ -94,14 +105,48 @@ impl Records {
         newest.map(|(.., json)| Arc::clone(json))
     }
 
-    /// Forgets the records of routes that do not record any more.
-    pub fn keep_routes(&self, records: impl Fn(&str) -> bool) {
+    /// Only the routes of `recording` record from now on. Of what is kept goes what they would not
+    /// keep: that of other routes, what is beyond their bounds, and text as it was where it is to be
+    /// redacted.
+    pub(crate) fn keep_within(&self, recording: BTreeMap<String, RecordConfig>) {
         let mut routes = self.routes();
-        routes.by_name.retain(|route, _| records(route));
+        routes.by_name.retain(|route, kept| {
+            let Some(bounds) = recording.get(route) else {
+                return false;
+            };
+            if bounds.redact {
+                kept.records.retain(|(_, summary, _)| summary.is_redacted);
+                kept.bytes = kept.records.iter().map(|(_, of, _)| of.bytes).sum();
+            }
+            kept.trim(bounds);
+            true
+        });
+        routes.recording = Some(recording);
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Routes {
+    /// How `route` records; `begun` is how it did when the request began. `None` where it does not.
+    fn bounds(&self, route: &str, begun: &RecordConfig) -> Option<RecordConfig> {
+        match &self.recording {
+            Some(recording) => recording.get(route).copied(),
+            None => Some(*begun),
+        }
+    }
+}
+
+impl Kept {
+    fn trim(&mut self, bounds: &RecordConfig) {
+        while self.records.len() > bounds.keep || self.bytes > bounds.max_bytes {
+            let Some((_, gone, _)) = self.records.pop_front() else {
+                break;
+            };
+            self.bytes -= gone.bytes;
+        }
     }
 }
 
@@ -156,8 +201,8 @@ mod tests {
     #[test]
     fn the_newest_of_a_request_is_given_out_whatever_its_route() {
         let records = Records::default();
-        records.add(&record("b", "r", "one"), &BOUNDS);
-        records.add(&record("a", "r", "two"), &BOUNDS);
+        records.add(&mut record("b", "r", "one"), &BOUNDS);
+        records.add(&mut record("a", "r", "two"), &BOUNDS);
         let json = records.get("r").unwrap();
         let found: Record = serde_json::from_str(&json).unwrap();
         assert_eq!(found, record("a", "r", "two"));
@@ -168,31 +213,59 @@ mod tests {
     fn the_oldest_of_a_route_go_by_count_and_by_bytes() {
         let records = Records::default();
         for verdict in ["one", "two", "three"] {
-            records.add(&record("a", verdict, verdict), &BOUNDS);
+            records.add(&mut record("a", verdict, verdict), &BOUNDS);
         }
-        records.add(&record("b", "r", "other"), &BOUNDS);
+        records.add(&mut record("b", "r", "other"), &BOUNDS);
         assert_eq!(verdicts(&records), ["three", "two", "other"]);
         let tight = RecordConfig {
             max_bytes: records.list()[0].bytes + 10,
             ..BOUNDS
         };
-        records.add(&record("a", "four", "four"), &tight);
+        records.add(&mut record("a", "four", "four"), &tight);
         assert_eq!(verdicts(&records), ["four", "other"]);
         let none = RecordConfig {
             max_bytes: 10,
             ..BOUNDS
         };
-        records.add(&record("a", "five", "five"), &none);
+        records.add(&mut record("a", "five", "five"), &none);
         assert_eq!(verdicts(&records), ["other"]);
     }
 
     #[test]
-    fn records_of_routes_that_stopped_recording_are_forgotten() {
+    fn records_of_routes_that_stopped_recording_are_forgotten_and_no_more_come() {
         let records = Records::default();
-        records.add(&record("a", "r", "one"), &BOUNDS);
-        records.add(&record("b", "s", "two"), &BOUNDS);
-        records.keep_routes(|route| route == "b");
+        records.add(&mut record("a", "r", "one"), &BOUNDS);
+        records.add(&mut record("b", "s", "two"), &BOUNDS);
+        records.keep_within([("b".to_owned(), BOUNDS)].into());
         assert_eq!(verdicts(&records), ["two"]);
         assert!(records.get("r").is_none());
+        // Its request began before.
+        records.add(&mut record("a", "r", "late"), &BOUNDS);
+        assert_eq!(verdicts(&records), ["two"]);
+    }
+
+    #[test]
+    fn text_goes_once_its_route_redacts_and_what_is_beyond_new_bounds() {
+        let records = Records::default();
+        for verdict in ["one", "two"] {
+            records.add(&mut record("a", verdict, verdict), &BOUNDS);
+        }
+        let fewer = RecordConfig { keep: 1, ..BOUNDS };
+        records.keep_within([("a".to_owned(), fewer)].into());
+        assert_eq!(verdicts(&records), ["two"]);
+        let redacting = RecordConfig {
+            redact: true,
+            ..BOUNDS
+        };
+        records.keep_within([("a".to_owned(), redacting)].into());
+        assert_eq!(verdicts(&records), [""; 0]);
+        // Its request began before.
+        records.add(&mut record("a", "late", "late"), &BOUNDS);
+        assert!(records.list()[0].is_redacted);
+        assert_eq!(records.routes().by_name["a"].bytes, records.list()[0].bytes);
+        // One that began while the route redacted does not lose that.
+        records.keep_within([("a".to_owned(), BOUNDS)].into());
+        records.add(&mut record("a", "last", "last"), &redacting);
+        assert!(records.list()[0].is_redacted);
     }
 }

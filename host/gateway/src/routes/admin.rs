@@ -24,7 +24,7 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
@@ -119,7 +119,7 @@ struct Move {
     /// The first digits of the version's digest, 6 at least.
     digest: Option<String>,
     /// Of a hundred requests, for a canary.
-    percent: Option<u64>,
+    percent: Option<Number>,
 }
 
 async fn push_plugin(
@@ -192,6 +192,11 @@ async fn move_plugin(
                 let message = "`percent` is required: of a hundred requests, how many the \
                                    canary answers";
                 return Err(ApiError::invalid("percent", message));
+            };
+            let Some(percent) = percent.as_u64() else {
+                let message =
+                    format!("a canary answers a whole number of a hundred requests, not {percent}");
+                return Err(ApiError::invalid("percent", message).with_code("invalid_percent"));
             };
             let percent = u8::try_from(percent)
                 .map_err(|_| ControlError::from(MoveError::Percent { percent }))?;

@@ -60,7 +60,7 @@ impl<W: Writer> Begun<W> {
 
 /// An error before the answer began, on the record.
 pub(super) fn failed(error: ApiError, mut record: RequestRecord) -> Response {
-    record.ended(error.status().as_u16(), error.code());
+    record.ended(Err(&error));
     with_timing(recorded(error), record.server_timing())
 }
 

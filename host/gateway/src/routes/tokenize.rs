@@ -29,7 +29,7 @@ pub(crate) async fn tokenize(
     let mut record = state.record("tokenize", &target.request_id);
     match tokens(&state, target, request, &mut record).await {
         Ok(answer) => {
-            record.ended(200, None);
+            record.ended(Ok(()));
             Json(answer).into_response()
         }
         Err(error) => failed(error, record),
@@ -45,7 +45,7 @@ pub(crate) async fn detokenize(
     let mut record = state.record("detokenize", &target.request_id);
     match text(&state, &target, request).await {
         Ok(answer) => {
-            record.ended(200, None);
+            record.ended(Ok(()));
             Json(answer).into_response()
         }
         Err(error) => failed(error, record),

@@ -12,6 +12,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::ledger::Tally;
 use super::metrics::{Metrics, PROVIDER};
 use super::server_timing::ServerTiming;
+use crate::error::ApiError;
 
 /// What is known of a request. Dropping it writes its metrics and its log line.
 #[derive(Debug)]
@@ -27,7 +28,10 @@ pub struct RequestRecord {
     tenant: Option<String>,
     stream: bool,
     status: u16,
+    /// The code, for the log.
     error: Option<String>,
+    /// The code, as metrics have it.
+    error_label: Option<&'static str>,
     finish: Option<&'static str>,
     first_token: Option<Duration>,
     tokenization: Duration,
@@ -63,6 +67,7 @@ impl RequestRecord {
             stream: false,
             status: 499,
             error: None,
+            error_label: None,
             finish: None,
             first_token: None,
             tokenization: Duration::ZERO,
@@ -162,11 +167,12 @@ impl RequestRecord {
         self.finish = Some(finish);
     }
 
-    /// The request ended with `status`; `error` is a code or a cause for the log, where there
-    /// was one.
-    pub fn ended(&mut self, status: u16, error: Option<&str>) {
-        self.status = status;
-        self.error = error.map(str::to_owned);
+    /// The request ended as it should, or with an error.
+    pub fn ended(&mut self, end: Result<(), &ApiError>) {
+        self.status = end.map_or_else(|error| error.status().as_u16(), |()| 200);
+        let error = end.err();
+        self.error = error.and_then(ApiError::code).map(str::to_owned);
+        self.error_label = error.and_then(ApiError::code_label);
     }
 
     /// Seconds since the request arrived.
@@ -178,12 +184,12 @@ impl RequestRecord {
         let metrics = &self.metrics;
         let labels = [self.endpoint, PROVIDER];
         let status = self.status.to_string();
-        let is_success = self.status < 400 && self.error.is_none();
+        let is_success = self.status < 400;
         metrics.http_request(self.endpoint, &self.route, self.status);
         let error_type = if is_success {
             ""
         } else {
-            self.error.as_deref().unwrap_or(&status)
+            self.error_label.unwrap_or(&status)
         };
         metrics
             .request_duration

@@ -4,16 +4,20 @@ use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use clap::Args;
-use gapura_plugin_runtime::{PluginRuntime, RuntimeConfig};
+use gapura_plugin_runtime::{Import, PluginRuntime, RuntimeConfig};
 use serde_json::json;
 
-use super::location::Location;
+use super::location::{self, Location};
 use crate::{
     cases,
     cli::ConfigArgs,
     config::Digest,
-    signing::{PublicKey, Signature},
+    signing::{PublicKey, Signature, TrustedKeys},
 };
+
+/// What a binding has to say for a component that imports `http`.
+const HTTP_HINT: &str = "it asks servers by HTTP: a route that binds it grants `http` and names them, \
+    such as grants = [\"log\", \"http\"], http = { allow = [\"api.example.com\"] }";
 
 /// Which component.
 #[derive(Debug, Args)]
@@ -21,7 +25,8 @@ pub(crate) struct InspectArgs {
     /// The component: a file, or a reference such as oci://registry.example.com/persona:1.2.0.
     #[arg(value_name = "FILE|REFERENCE")]
     location: Location,
-    /// Its `[registries]` say how registries are reached.
+    /// Its `[[plugins.trusted_keys]]` are known, and its `[registries]` say how registries are
+    /// reached.
     #[command(flatten)]
     config: ConfigArgs,
     /// Fail unless this public key, or one of several, has signed it.
@@ -50,7 +55,12 @@ impl InspectArgs {
         let grants: Vec<_> = plugin.grants_needed().map(|grant| grant.as_str()).collect();
         let cases = cases::embedded(&component)?;
         let cases: Vec<_> = cases.iter().map(|case| case.name.as_str()).collect();
-        let signed = self.signed(Digest::of(&component), signature.as_deref());
+        let trusted = match &self.config.config {
+            Some(_) => location::load(&self.config)?.plugins.trusted_keys,
+            None => TrustedKeys::default(),
+        };
+        let signed = self.signed(&trusted, Digest::of(&component), signature.as_deref());
+        let needs_http = grants.contains(&Import::Http.as_str());
         let mut out = io::stdout().lock();
         if self.json {
             let value = json!({
@@ -66,6 +76,7 @@ impl InspectArgs {
                 "signature": {
                     "status": signed.status(),
                     "key": signed.key().map(|key| key.to_string()),
+                    "name": signed.name(),
                     "reason": signed.reason(),
                 },
             });
@@ -82,6 +93,9 @@ impl InspectArgs {
         writeln!(out, "stages   {}", or_none(stages))?;
         writeln!(out, "imports  {}", or_none(imports))?;
         writeln!(out, "grants needed: {}", or_none(grants))?;
+        if needs_http {
+            writeln!(out, "hint     {HTTP_HINT}")?;
+        }
         writeln!(
             out,
             "wasi     {}",
@@ -93,16 +107,17 @@ impl InspectArgs {
         )?;
         writeln!(out, "cases    {}", or_none(cases))?;
         let mark = signed.status();
-        match (signed.key(), signed.reason()) {
-            (Some(key), None) => writeln!(out, "signature {mark}: by {key}")?,
-            (_, Some(reason)) => writeln!(out, "signature {mark}: {reason}")?,
-            (None, None) => writeln!(out, "signature {mark}")?,
+        match (signed.key(), signed.name(), signed.reason()) {
+            (Some(key), Some(name), _) => writeln!(out, "signature {mark}: by {name} ({key})")?,
+            (Some(key), None, _) => writeln!(out, "signature {mark}: by {key}")?,
+            (None, _, Some(reason)) => writeln!(out, "signature {mark}: {reason}")?,
+            (None, _, None) => writeln!(out, "signature {mark}")?,
         }
         self.demand(&signed)
     }
 
     /// What the signature that came with the component is worth.
-    fn signed(&self, digest: Digest, text: Option<&str>) -> Signed {
+    fn signed(&self, trusted: &TrustedKeys, digest: Digest, text: Option<&str>) -> Signed {
         let Some(text) = text else {
             return Signed::Not;
         };
@@ -112,14 +127,22 @@ impl InspectArgs {
         };
         match signature.check(digest) {
             Err(error) => Signed::Invalid(error.to_string()),
-            Ok(()) if self.trust.contains(&signature.key()) => Signed::Valid(signature.key()),
-            Ok(()) => Signed::Unknown(signature.key()),
+            Ok(()) => {
+                let key = signature.key();
+                let name = trusted.name(key).map(str::to_owned);
+                match name.is_some() || self.trust.contains(&key) {
+                    true => Signed::Valid(key, name),
+                    false => Signed::Unknown(key),
+                }
+            }
         }
     }
 
-    /// Fails where `--trust` names keys and none of them has signed.
+    /// Fails where `--trust` names keys and none of them has signed. The configuration's keys are
+    /// not demanded: its routes may do without.
     fn demand(&self, signed: &Signed) -> anyhow::Result<()> {
-        let is_right = self.trust.is_empty() || matches!(signed, Signed::Valid(_));
+        let by = signed.key();
+        let is_right = self.trust.is_empty() || by.is_some_and(|key| self.trust.contains(&key));
         anyhow::ensure!(
             is_right,
             "{} is not signed by a key that --trust names",
@@ -135,10 +158,10 @@ enum Signed {
     Not,
     /// It is no signature, or one of something else: why.
     Invalid(String),
-    /// It is one of this component, by a key that `--trust` does not name.
+    /// It is one of this component, by a key that neither `--trust` nor the configuration has.
     Unknown(PublicKey),
-    /// By one that it names.
-    Valid(PublicKey),
+    /// By one that they have, and what the configuration calls it.
+    Valid(PublicKey, Option<String>),
 }
 
 impl Signed {
@@ -147,21 +170,28 @@ impl Signed {
             Self::Not => "none",
             Self::Invalid(_) => "invalid",
             Self::Unknown(_) => "unknown",
-            Self::Valid(_) => "valid",
+            Self::Valid(..) => "valid",
         }
     }
 
     fn key(&self) -> Option<PublicKey> {
         match self {
             Self::Not | Self::Invalid(_) => None,
-            Self::Unknown(key) | Self::Valid(key) => Some(*key),
+            Self::Unknown(key) | Self::Valid(key, _) => Some(*key),
+        }
+    }
+
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Valid(_, name) => name.as_deref(),
+            Self::Not | Self::Invalid(_) | Self::Unknown(_) => None,
         }
     }
 
     fn reason(&self) -> Option<&str> {
         match self {
             Self::Invalid(reason) => Some(reason),
-            Self::Not | Self::Unknown(_) | Self::Valid(_) => None,
+            Self::Not | Self::Unknown(_) | Self::Valid(..) => None,
         }
     }
 }

@@ -77,7 +77,7 @@ impl Location {
     }
 }
 
-/// The configuration, for its `[registries]`.
+/// The configuration, for its `[registries]` and trusted keys.
 pub(super) fn load(config: &ConfigArgs) -> anyhow::Result<Config> {
     config.load(&Overrides::default())
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use clap::Args;
 use comfy_table::Table;
 
-use super::remote::{ServerArgs, text};
+use super::{server::ServerArgs, status::text};
 
 /// Which server's.
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     project::{Component, component},
-    remote::ServerArgs,
+    server::ServerArgs,
     test::print_difference,
 };
 use crate::{

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table};
 use serde_json::Value;
 
-use super::remote::{state, text};
+use super::status::{state, text};
 
 /// What the administration API says of a version on trial, or of one that went live lately.
 pub(super) fn print(out: &mut impl Write, watch: &Value) -> io::Result<()> {

@@ -148,7 +148,7 @@ fn call(
 
 /// The request has ended before its answer began.
 fn refused(error: &ApiError, mut steps: Steps, mut record: RequestRecord) -> Response {
-    record.ended(error.status().as_u16(), error.code());
+    record.ended(Err(error));
     let mut frames = Frames::default();
     steps.error(error, &mut frames);
     sse::ended(frames)

@@ -11,28 +11,15 @@ use serde_json::{Value, json};
 use super::Admin;
 use crate::error::ApiError;
 
-impl Admin {
-    /// The records of routes that still record.
-    fn records(&self) -> &crate::recording::Records {
-        let routes = self.controller.routes().load_full();
-        let does_record = |name: &str| {
-            let route = routes.by_name(name);
-            route.is_some_and(|route| route.record.is_some())
-        };
-        self.state.records.keep_routes(does_record);
-        &self.state.records
-    }
-}
-
 pub(super) async fn list(State(admin): State<Admin>) -> Json<Value> {
-    Json(json!({ "records": admin.records().list() }))
+    Json(json!({ "records": admin.state.records.list() }))
 }
 
 pub(super) async fn show(
     State(admin): State<Admin>,
     Path(request_id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let record = admin.records().get(&request_id).ok_or_else(|| {
+    let record = admin.state.records.get(&request_id).ok_or_else(|| {
         ApiError::not_found(format!(
             "there is no record of the request `{request_id}`: its route keeps none (`record`), or \
              newer ones have taken its place"

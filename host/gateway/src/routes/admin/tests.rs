@@ -26,8 +26,7 @@ fn api(toml: &str) -> Router {
     let server = config.server.clone();
     let controller =
         Controller::start(config, environment, flags, runtime, Arc::default()).unwrap();
-    let (routes, auth) = (controller.routes(), controller.auth());
-    let state = AppState::new(server, routes, auth, Arc::default());
+    let state = AppState::new(server, &controller);
     router(Arc::new(controller), Arc::new(state))
 }
 

@@ -3,6 +3,7 @@
 const TOKEN = "gapura.token";
 // Beside this page, wherever a proxy may have put both.
 const BASE = new URL("admin/v1/", document.baseURI);
+const BROKE_OFF = "the answer broke off";
 
 export const session = {
   get token() { return sessionStorage.getItem(TOKEN); },
@@ -12,11 +13,17 @@ export const session = {
 
 /** What the server answered, or why there was no answer, in words. */
 export class ApiError extends Error {
-  constructor(status, message, code) {
+  constructor(status, message, { code, param } = {}) {
     super(message);
     this.status = status;
     this.code = code;
+    this.param = param;
   }
+}
+
+/** What the browser rejects with where no answer comes, or only a part of one. */
+function unanswered(error, message) {
+  return error.name === "AbortError" ? error : new ApiError(0, message);
 }
 
 async function send(method, path, { body, type = "application/json", signature, signal } = {}) {
@@ -29,23 +36,26 @@ async function send(method, path, { body, type = "application/json", signature, 
       method, headers, body, signal, cache: "no-store", credentials: "omit", redirect: "error",
     });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "the server does not answer");
+    throw unanswered(error, "the server does not answer");
   }
   if (response.ok) return response;
   const error = await response.json().then((body) => body.error, () => undefined);
-  throw new ApiError(response.status, error?.message ?? `the server answered ${response.status}`, error?.code);
+  throw new ApiError(response.status, error?.message ?? `the server answered ${response.status}`, error ?? {});
+}
+
+function parsed(response) {
+  return response.json().catch((error) => { throw unanswered(error, BROKE_OFF); });
 }
 
 /** The JSON that the server answers with. */
 export async function request(method, path, json) {
   const body = json === undefined ? undefined : JSON.stringify(json);
-  return (await send(method, path, { body })).json();
+  return parsed(await send(method, path, { body }));
 }
 
 /** Pushes a component, a Blob, with its signature if it has one. */
 export async function upload(path, component, signature) {
-  return (await send("PUT", path, { body: component, type: "application/wasm", signature })).json();
+  return parsed(await send("PUT", path, { body: component, type: "application/wasm", signature }));
 }
 
 /**
@@ -60,7 +70,7 @@ export async function* events(method, path, { json, signal, opened } = {}) {
   let text = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch((error) => { throw unanswered(error, BROKE_OFF); });
       if (done) return;
       text += value;
       const frames = text.split("\n\n");

@@ -3,7 +3,7 @@
 import { ApiError, events, request, session, upload } from "./api.js";
 import { explain, showExplanation } from "./chat.js";
 import { el, options, show, table, time } from "./dom.js";
-import { describe, isWatching, pluginCards, rollbackNotice, sourceTable } from "./plugins.js";
+import { describe, grantLines, isWatching, pluginCards, rollbackNotice, sourceTable } from "./plugins.js";
 
 const TRIAL_POLL_MS = 1000;
 const RETRY_MS = [500, 1000, 2000, 5000];
@@ -47,9 +47,13 @@ function inside(is) {
 /** What went wrong, said where everybody sees it; a token that is refused ends the session. */
 function failed(error, place) {
   if (error.name === "AbortError") return;
-  if (!(error instanceof ApiError)) throw error;
-  if (error.status === 401) leave(error.message);
-  else place.textContent = error.message;
+  if (error instanceof ApiError && error.status === 401) {
+    leave(error.message);
+    return;
+  }
+  place.textContent = error.message;
+  // Ours. What follows changes goes on all the same.
+  if (!(error instanceof ApiError)) reportError(error);
 }
 
 // --- what is shown ----------------------------------------------------------------------------
@@ -72,6 +76,7 @@ function draw() {
   options($("ask-route"), state.routes.map(({ name }) => [name, name]));
   options($("history-filter"), [["", "everything"], ...subjects().map((subject) => [subject, subject])]);
   drawVersions();
+  drawGrants();
   drawHistory();
 }
 
@@ -115,6 +120,14 @@ function drawVersions() {
   const trial = $("ask-version").options[1];
   trial.disabled = !route?.trial;
   if (trial.disabled) $("ask-version").value = "live";
+}
+
+/** What will be granted to the component that is about to be pushed. */
+function drawGrants() {
+  const name = $("push-name").value.trim();
+  const plugin = state.plugins.find((plugin) => plugin.name === name);
+  const isBound = plugin?.granted.length > 0;
+  show($("push-grants"), name && (isBound ? el("ul", {}, grantLines(plugin)) : el("p", {}, "No route binds it yet.")));
 }
 
 // --- what changes -----------------------------------------------------------------------------
@@ -168,14 +181,14 @@ function pollTrials(signal) {
 function confirmMove({ title, text, go, path, body }, hasShare) {
   $("confirm-title").textContent = title;
   $("confirm-text").textContent = text;
-  $("confirm-error").textContent = "";
+  complain("");
   $("confirm-share").hidden = !hasShare;
-  $("confirm-percent").required = hasShare;
   $("confirm-go").textContent = go;
   $("confirm-go").disabled = false;
   $("confirm").querySelector("form").onsubmit = async (event) => {
     event.preventDefault();
     $("confirm-go").disabled = true;
+    complain("");
     const share = hasShare ? { percent: $("confirm-percent").valueAsNumber } : {};
     try {
       const status = await request("POST", path, { ...body, ...share });
@@ -183,11 +196,24 @@ function confirmMove({ title, text, go, path, body }, hasShare) {
       $("said").textContent = `Done. ${statusLine(status)}`;
       await refresh();
     } catch (error) {
-      failed(error, $("confirm-error"));
       $("confirm-go").disabled = false;
+      if (hasShare && error.param === "percent") complain(error.message);
+      else failed(error, $("confirm-error"));
     }
   };
   $("confirm").showModal();
+}
+
+/** What the server says against the share, at its field; nothing is said against the rest then. */
+function complain(message) {
+  $("confirm-error").textContent = "";
+  $("percent-error").textContent = message;
+  if (message) {
+    $("confirm-percent").setAttribute("aria-invalid", "true");
+    $("confirm-percent").focus();
+  } else {
+    $("confirm-percent").removeAttribute("aria-invalid");
+  }
 }
 
 function statusLine({ name, versions }) {
@@ -205,6 +231,7 @@ async function push(event) {
     const status = await upload(path, $("push-file").files[0], signature);
     $("said").textContent = `Pushed. ${statusLine(status)}`;
     $("push").reset();
+    drawGrants();
   } catch (error) {
     failed(error, $("said"));
   }
@@ -249,9 +276,11 @@ $("login").addEventListener("submit", (event) => {
 $("leave").addEventListener("click", () => leave());
 $("confirm-cancel").addEventListener("click", () => $("confirm").close());
 $("push").addEventListener("submit", push);
+$("push-name").addEventListener("input", drawGrants);
 $("push-file").addEventListener("change", () => {
   const file = $("push-file").files[0];
   if (file && !$("push-name").value) $("push-name").value = file.name.replace(/\.wasm$/, "");
+  drawGrants();
 });
 $("ask").addEventListener("submit", ask);
 $("ask-route").addEventListener("change", drawVersions);

@@ -45,6 +45,7 @@ function card(plugin, rollback) {
   return el("article", { class: "card", "data-key": plugin.name, "aria-label": `Plugin ${plugin.name}` },
     el("h3", {}, plugin.name),
     el("p", { class: "faint" }, `${stages}; ${bound}`),
+    plugin.granted.length > 0 && el("ul", { class: "faint", "aria-label": `Granted to ${plugin.name}` }, grantLines(plugin)),
     rollback && el("p", { class: "alert", "data-rollback": true }, rollbackNotice(rollback)),
     plugin.trial && trial(plugin, plugin.trial),
     plugin.probation && trial(plugin, plugin.probation),
@@ -55,6 +56,18 @@ function card(plugin, rollback) {
     costs(plugin));
 }
 
+/** What each route that binds the plugin grants it, and whom it may ask by HTTP there. */
+export function grantLines({ granted }) {
+  const hosts = ({ http }) => http.length ? `; http to ${http.join(", ")}` : "";
+  return granted.map((of) => el("li", {}, `${of.route} grants ${of.grants.join(", ")}${hosts(of)}`));
+}
+
+/** What a version imports and a route does not grant. */
+function lacking({ granted }, { imports }) {
+  const lacks = ({ grants }) => imports.filter((name) => !grants.includes(name));
+  return granted.filter((of) => lacks(of).length > 0).map((of) => `${of.route} does not grant ${lacks(of).join(", ")}`);
+}
+
 function versionRow(plugin, version) {
   const share = version.state === "canary" ? `canary ${version.percent} %` : version.state;
   const reason = version.reason && el("p", { class: "problem" }, version.reason);
@@ -63,7 +76,7 @@ function versionRow(plugin, version) {
     [el("span", { class: `state ${version.state}` }, share), version.is_previous && " (served before)", reason],
     time(version.since),
     bytes(version.size_bytes),
-    version.imports.join(", "),
+    [version.imports.join(", "), lacking(plugin, version).map((text) => el("p", { class: "problem" }, text))],
     version.cases ?? "not run",
     el("div", { class: "buttons" }, movesOf(version).map((move) => button(plugin, version, move))),
   ];

@@ -8,10 +8,11 @@ use tokio_util::task::TaskTracker;
 
 use gapura_plugin_runtime::{
     CallObserver as _, FailureKind, FailurePolicy, GuestCall, Outcome, PluginId, PluginValues as _,
-    Stage,
+    Refusal, Stage,
 };
 
 use super::*;
+use crate::error::ApiError;
 use crate::telemetry::RequestRecord;
 use crate::telemetry::ledger::Asked;
 
@@ -48,7 +49,7 @@ fn busy() -> Arc<Metrics> {
         },
         "stop",
     );
-    record.ended(200, None);
+    record.ended(Ok(()));
     drop(record);
     metrics.plugins_serving([["support", "guard", "1.0.0", "sha256:ab"]].into_iter());
     let guard = PluginId {
@@ -185,6 +186,42 @@ fn an_abandoned_request_counts_as_such_with_its_tokens_and_not_as_a_success() {
     let labels = "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"gapura\"";
     let usage = format!("gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type=\"output\"}}");
     assert_eq!(samples[usage.as_str()], 3.0);
+}
+
+#[test]
+fn codes_that_plugins_choose_make_no_series() {
+    let metrics = Arc::new(Metrics::new());
+    let refused = |code: String| {
+        let mut record = record(&metrics, "req-3");
+        let refusal = Refusal {
+            status: 422,
+            code,
+            message: "no".to_owned(),
+            param: None,
+        };
+        record.ended(Err(&refusal.into()));
+    };
+    for number in 0..10_000 {
+        refused(format!("req-{number}"));
+    }
+    let mut record = record(&metrics, "req-4");
+    record.ended(Err(&ApiError::loading()));
+    drop(record);
+    let text = metrics.scrape(&EngineGauges::default());
+    let samples = parse(&text);
+    let series = "gen_ai_server_request_duration_seconds_count{";
+    let mut counts: Vec<_> = samples
+        .iter()
+        .filter_map(|(name, count)| Some((name.strip_prefix(series)?, *count)))
+        .collect();
+    counts.sort_by(|one, other| one.0.cmp(other.0));
+    let labels = |error: &str| {
+        format!(
+            "error_type=\"{error}\",gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"gapura\"}}"
+        )
+    };
+    let [loading, plugins] = [labels("model_loading"), labels("plugin_refused")];
+    assert_eq!(counts, [(&*loading, 1.0), (&*plugins, 10_000.0)]);
 }
 
 #[test]
