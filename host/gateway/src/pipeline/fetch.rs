@@ -59,7 +59,7 @@ impl Fetcher {
         };
         let response = self
             .outbound
-            .send(allowed, prepared, caller.max_response_bytes);
+            .send(&self.route, allowed, prepared, caller.max_response_bytes);
         response.await
     }
 }
