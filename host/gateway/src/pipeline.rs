@@ -110,9 +110,8 @@ pub async fn run(
     let mut tokens = match prompted {
         Prompted::Tokens(tokens) => tokens,
         Prompted::Reply(reply) => {
-            let replies = choice::replies(
-                model, &run, &context, options.n, &reply, deadline, &watch,
-            );
+            let replies =
+                choice::replies(model, &run, &context, options.n, &reply, deadline, &watch);
             return Ok(Answer {
                 choices: replies?,
                 prompt: Arc::new([]),

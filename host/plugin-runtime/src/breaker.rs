@@ -101,8 +101,13 @@ enum Circuit {
         /// How long it was open before, until that is made up for.
         backoff: Option<Duration>,
     },
-    Open { until: Duration, backoff: Duration },
-    HalfOpen { backoff: Duration },
+    Open {
+        until: Duration,
+        backoff: Duration,
+    },
+    HalfOpen {
+        backoff: Duration,
+    },
 }
 
 /// Leave to make one call, or to work on one answer. One that is dropped before the outcome is

@@ -27,6 +27,8 @@ struct State {
     /// Of routes that hold room or wait for some.
     lines: HashMap<Arc<str>, Line>,
     num_waiting: usize,
+    /// How many have waited so far.
+    tickets: u64,
     /// Somebody has a right to room that is not free: nobody goes before, and nothing is kept idle.
     is_short: bool,
 }
@@ -38,6 +40,7 @@ struct Line {
 }
 
 struct Waiter {
+    ticket: u64,
     count: u32,
     is_nested: bool,
     sender: oneshot::Sender<Room>,
@@ -75,6 +78,7 @@ impl Rooms {
                 idle: 0,
                 lines: HashMap::new(),
                 num_waiting: 0,
+                tickets: 0,
                 is_short: false,
             }),
             idle: idle::Bindings::default(),
@@ -102,11 +106,13 @@ impl Rooms {
             let line = state.lines.get(claim.route);
             let is_next = line.is_none_or(|line| line.waiting.is_empty()) && !state.is_short;
             let held = line.map_or(0, |line| line.held);
-            if is_next && claim.count <= state.free && state.may_have(held, &claim) {
+            if is_next && claim.count <= state.free && state.is_fair(held, claim.count) {
                 return Ok(self.take(&mut state, claim.route, claim.count));
             }
             let (sender, receiver) = oneshot::channel();
+            state.tickets += 1;
             let waiter = Waiter {
+                ticket: state.tickets,
                 count: claim.count,
                 is_nested: claim.is_nested,
                 sender,
@@ -190,17 +196,14 @@ impl Rooms {
 }
 
 impl State {
-    /// Whether a route that holds `held` has a right to what it claims.
-    fn may_have(&self, held: u32, claim: &Claim<'_>) -> bool {
-        claim.is_nested || self.is_fair(held, claim.count)
-    }
-
+    /// Whether a route that holds `held` leaves as many to others with `count` more.
     fn is_fair(&self, held: u32, count: u32) -> bool {
         let left = (self.free + self.idle).saturating_sub(count);
         held == 0 || held + count <= left
     }
 
-    /// Who is next of those who have a right to more: of the route that holds the least.
+    /// Who is next of those who have a right to more: of the route that holds the least, and of
+    /// several such whoever came first.
     fn next(&self) -> Option<(Arc<str>, u32)> {
         if self.num_waiting == 0 {
             return None;
@@ -208,10 +211,11 @@ impl State {
         let firsts = self.lines.iter().filter_map(|(route, line)| {
             let first = line.waiting.front()?;
             let may_have = first.is_nested || self.is_fair(line.held, first.count);
-            may_have.then_some((!first.is_nested, line.held, route, first.count))
+            let rank = (!first.is_nested, line.held, first.ticket);
+            may_have.then_some((rank, route, first.count))
         });
-        let next = firsts.min_by_key(|(is_outer, held, _, _)| (*is_outer, *held));
-        next.map(|(_, _, route, count)| (Arc::clone(route), count))
+        let next = firsts.min_by_key(|(rank, _, _)| *rank);
+        next.map(|(_, route, count)| (Arc::clone(route), count))
     }
 
     fn forget_who_left(&mut self) {

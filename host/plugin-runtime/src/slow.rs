@@ -114,10 +114,14 @@ impl Default for Turns {
 
 /// What comes of `work` unless it wants to leave this thread before.
 async fn quickly<T>(work: &mut Pin<Box<impl Future<Output = T>>>) -> Option<T> {
-    std::future::poll_fn(|context| match work.as_mut().poll(context) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if IS_LEAVING.take() && !IS_SLOW.get() => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
+    std::future::poll_fn(|context| {
+        // Of a guest that is not polled here, if of any.
+        IS_LEAVING.set(false);
+        match work.as_mut().poll(context) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if IS_LEAVING.take() && !IS_SLOW.get() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await
 }
@@ -173,7 +177,13 @@ mod tests {
             [outer, inner]
         };
         let on = slow.run(&turns, work).await;
-        assert_eq!(on, [Some("plugin-slow".to_owned()), Some("plugin-slow".to_owned())]);
+        assert_eq!(
+            on,
+            [
+                Some("plugin-slow".to_owned()),
+                Some("plugin-slow".to_owned())
+            ]
+        );
     }
 
     #[tokio::test]

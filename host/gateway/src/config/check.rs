@@ -34,7 +34,8 @@ pub(super) fn check_tree(tree: &ConfigFile, document: &Document<'_>) -> Result<(
     }
     let max_instances = tree.plugins.max_instances.get();
     if max_instances > MAX_INSTANCES {
-        let message = format!("`max_instances` is {max_instances}; it must be 1 to {MAX_INSTANCES}");
+        let message =
+            format!("`max_instances` is {max_instances}; it must be 1 to {MAX_INSTANCES}");
         return Err(document.invalid("plugins.max_instances", message));
     }
     check_sampling(&tree.sampling, "sampling", document)?;

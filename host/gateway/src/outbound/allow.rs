@@ -240,13 +240,26 @@ mod tests {
         assert!(!reaches(&named, url, "127.0.0.1"));
         assert!(!reaches(&named, url, "169.254.169.254"));
         assert!(!reaches(&["*.example.com"], url, "::1"));
-        for wide in ["0.0.0.0/0", "128.0.0.0/1", "169.0.0.0/8", "::/0", "::ffff:0:0/96"] {
-            assert!(!reaches(&[wide], "http://169.254.169.254/", "169.254.169.254"), "{wide}");
+        for wide in [
+            "0.0.0.0/0",
+            "128.0.0.0/1",
+            "169.0.0.0/8",
+            "::/0",
+            "::ffff:0:0/96",
+        ] {
+            assert!(
+                !reaches(&[wide], "http://169.254.169.254/", "169.254.169.254"),
+                "{wide}"
+            );
         }
         assert!(!reaches(&["0.0.0.0/0"], "http://127.0.0.1/", "127.0.0.1"));
         assert!(!reaches(&["::/0"], "http://[::1]/", "::1"));
         assert!(reaches(&["0.0.0.0/0"], "http://1.1.1.1/", "1.1.1.1"));
-        assert!(reaches(&["169.254.0.0/16"], "http://169.254.169.254/", "169.254.169.254"));
+        assert!(reaches(
+            &["169.254.0.0/16"],
+            "http://169.254.169.254/",
+            "169.254.169.254"
+        ));
         let local = "http://localhost/";
         assert!(reaches(&["localhost"], local, "127.0.0.1"));
         assert!(reaches(&["localhost"], local, "::1"));

@@ -133,7 +133,10 @@ mod tests {
     async fn whoever_asks_does_not_wait_for_ever() {
         let resolver = SystemResolver::new(ask, Duration::from_millis(20));
         let found = resolver.resolve("route", "hangs.example").await;
-        assert_eq!(found.expect_err("no answer").kind(), io::ErrorKind::TimedOut);
+        assert_eq!(
+            found.expect_err("no answer").kind(),
+            io::ErrorKind::TimedOut
+        );
         let left = resolver.of_route("route").available_permits();
         assert_eq!(left, MAX_OF_ROUTE - 1, "the thread is still taken");
     }

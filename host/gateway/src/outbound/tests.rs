@@ -73,7 +73,11 @@ async fn send(
 ) -> Result<HttpResponse, HttpError> {
     let allow: Vec<String> = allow.iter().map(|&entry| entry.to_owned()).collect();
     let allow = AllowList::parse(&allow).expect("a list");
-    let sent = async { outbound.send("route", &allow, prepare(request)?, MAX_BODY).await };
+    let sent = async {
+        outbound
+            .send("route", &allow, prepare(request)?, MAX_BODY)
+            .await
+    };
     let sent = tokio::time::timeout(Duration::from_secs(10), sent).await;
     sent.expect("an end in ten seconds")
 }

@@ -167,7 +167,9 @@ fn a_plugin_that_fails_every_second_time_is_left_alone() {
     assert_eq!((bench.openings(), bench.retry_in_ms()), (1, 100));
     // One that is lucky when it is tried does not begin anew.
     for backoff in [200, 350, 350] {
-        bench.clock.pass(u64::try_from(bench.retry_in_ms()).unwrap());
+        bench
+            .clock
+            .pass(u64::try_from(bench.retry_in_ms()).unwrap());
         assert!(bench.works() && bench.fails());
         assert_eq!(bench.retry_in_ms(), backoff);
     }

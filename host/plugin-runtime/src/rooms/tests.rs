@@ -77,18 +77,21 @@ fn a_route_waits_in_a_line_of_its_own() {
 
 #[test]
 fn a_route_that_has_none_goes_before_one_that_has_some() {
-    let rooms = Rooms::new(2);
-    let mut has = reserving(&rooms, "has", 2, false);
-    let all = look(&mut has).expect("all of it, where nobody else has any");
-    let mut more = reserving(&rooms, "has", 1, false);
-    let mut none = reserving(&rooms, "none", 2, false);
-    assert!(look(&mut more).is_none() && look(&mut none).is_none());
-    let late = one(&rooms, "late");
-    drop((all, late));
-    let none = look(&mut none);
-    assert!(none.is_some() || look(&mut more).is_some());
-    drop(none);
-    assert_eq!(rooms.free(), 2);
+    let rooms = Rooms::new(7);
+    let some = one(&rooms, "some");
+    let others = look(&mut reserving(&rooms, "others", 6, false));
+    let mut more = reserving(&rooms, "some", 1, false);
+    let mut first = reserving(&rooms, "none", 6, false);
+    assert!(look(&mut more).is_none() && look(&mut first).is_none());
+    // Either may have it now.
+    drop(others);
+    let first = look(&mut first);
+    assert!(first.is_some());
+    assert!(look(&mut more).is_none());
+    drop(first);
+    assert!(look(&mut more).is_some());
+    drop(some);
+    assert_eq!(rooms.free(), 7);
 }
 
 #[test]
@@ -133,15 +136,20 @@ fn more_than_there_is_is_refused_at_once() {
 
 #[test]
 fn nothing_is_kept_idle_while_somebody_is_short() {
-    let rooms = Rooms::new(2);
+    let rooms = Rooms::new(4);
     let spare = rooms.spare();
     assert!(spare.is_some());
-    let held = one(&rooms, "a");
-    let mut short = reserving(&rooms, "b", 1, false);
+    let held = [one(&rooms, "a"), one(&rooms, "b")];
+    let mut short = reserving(&rooms, "c", 2, false);
     assert!(look(&mut short).is_none());
+    assert_eq!(rooms.free(), 1);
+    assert!(
+        rooms.spare().is_none(),
+        "it is kept for the one that is short"
+    );
     drop(held);
-    assert!(rooms.spare().is_none(), "it is taken");
     assert!(look(&mut short).is_some());
+    assert!(rooms.spare().is_some());
     drop(spare);
-    assert_eq!(rooms.free(), 2);
+    assert_eq!(rooms.free(), 4);
 }

@@ -214,7 +214,11 @@ async fn an_answer_takes_its_instances_when_its_first_delta_comes() {
         answer.push(delta("a")).await.expect("text");
         assert_eq!(runtime.free_instances(), 0);
         answer.finish(FinishReason::Stop).await.expect("an end");
-        assert_eq!(runtime.free_instances(), 2, "though the answer is still there");
+        assert_eq!(
+            runtime.free_instances(),
+            2,
+            "though the answer is still there"
+        );
     }
 }
 

@@ -213,7 +213,10 @@ async fn whoever_counts_hears_of_instances_that_serve_again_and_of_those_that_go
     };
     assert!(judge("m").await.is_empty(), "a fresh one");
     assert_eq!(judge("m").await, ["keeps serves again"]);
-    assert_eq!(judge("m").await, ["keeps serves again", "keeps is recycled"]);
+    assert_eq!(
+        judge("m").await,
+        ["keeps serves again", "keeps is recycled"]
+    );
     // One that has taken half of its memory goes at once.
     assert_eq!(judge("g").await, ["keeps is recycled"]);
 }
