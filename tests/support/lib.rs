@@ -71,6 +71,7 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let runtime = RuntimeConfig {
             small_reservations: true,
+            max_instances: config.plugins.max_instances,
             // Compiled once for all tests.
             cache_dir: Some(std::env::temp_dir().join("gapura-e2e-compiled")),
             ..RuntimeConfig::default()

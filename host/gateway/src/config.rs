@@ -223,6 +223,8 @@ pub struct PluginsConfig {
     pub watch: bool,
     /// Compiled code, by digest.
     pub cache_dir: PathBuf,
+    /// Most instances at once, over all routes.
+    pub max_instances: u32,
     /// Keep account of what each plugin costs.
     pub ledger: bool,
     /// When a version is rolled back by itself.

@@ -379,7 +379,7 @@ impl From<ChainFailure> for ApiError {
             // Logged when it opened.
             FailureKind::BreakerOpen => {
                 let after = retry_in.unwrap_or_default().clamp(SECOND, 60 * SECOND);
-                let message = format!("plugin {plugin} fails every time and is left alone");
+                let message = format!("plugin {plugin} keeps failing and is left alone");
                 return Self::unavailable(message, after).with_code("plugin_breaker_open");
             }
             FailureKind::Trap => "plugin_trap",

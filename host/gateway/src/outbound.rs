@@ -10,6 +10,7 @@ mod allow;
 mod connect;
 mod exchange;
 mod request;
+mod resolve;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,7 @@ use rustls::{ClientConfig, RootCertStore};
 pub use allow::AllowList;
 pub(crate) use request::{Prepared, prepare};
 
-use connect::{Resolve, SystemResolver};
+use resolve::{Resolve, SystemResolver};
 
 /// Sends requests.
 pub struct Outbound {
@@ -51,17 +52,18 @@ impl Outbound {
         }
     }
 
-    /// Sends `prepared` where `allowed` allows it, and reads the whole response, whose body may have
+    /// Sends `prepared`, of a plugin of `route`, where `allowed` allows it, and reads the whole response, whose body may have
     /// `max_response_bytes`. Takes as long as the server likes: the caller holds the time. Dropping
     /// the future closes the connection.
     pub(crate) async fn send(
         &self,
+        route: &str,
         allowed: &AllowList,
         prepared: Prepared,
         max_response_bytes: u64,
     ) -> Result<HttpResponse, HttpError> {
         let Prepared { target, request } = prepared;
-        let stream = connect::tcp(&*self.resolver, allowed, &target).await?;
+        let stream = connect::tcp(&*self.resolver, route, allowed, &target).await?;
         if target.is_https() {
             let stream = connect::tls(&self.tls, &target, stream).await?;
             return exchange::exchange(stream, request, max_response_bytes).await;

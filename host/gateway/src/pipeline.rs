@@ -110,11 +110,10 @@ pub async fn run(
     let mut tokens = match prompted {
         Prompted::Tokens(tokens) => tokens,
         Prompted::Reply(reply) => {
-            let replies = choice::replies(
-                model, &mut run, &context, options.n, &reply, deadline, &watch,
-            );
+            let replies =
+                choice::replies(model, &run, &context, options.n, &reply, deadline, &watch);
             return Ok(Answer {
-                choices: deadline.hold(replies).await?,
+                choices: replies?,
                 prompt: Arc::new([]),
                 route,
             });
@@ -124,9 +123,9 @@ pub async fn run(
     let grammar = deadline.hold(grammar).await?;
     let plan = plan::plan(model, &route, &chat, &options, tokens, grammar, deadline)?;
     let reporter = lender.reporter(&route, &watch);
-    let choices = choice::submit(model, &mut run, &context, &plan, deadline, reporter, &watch);
+    let choices = choice::submit(model, &run, &context, &plan, deadline, reporter, &watch);
     Ok(Answer {
-        choices: deadline.hold(choices).await?,
+        choices: choices?,
         prompt: plan.prompt,
         route,
     })

@@ -43,6 +43,9 @@ pub fn plugin_runtime(config: &Config) -> anyhow::Result<PluginRuntime> {
     let runtime = PluginRuntime::new(RuntimeConfig {
         cache_dir: Some(config.plugins.cache_dir.clone()),
         max_component_bytes: config.admin.max_plugin_bytes as u64,
+        max_instances: config.plugins.max_instances,
+        // A request that waits for an instance ends with its own time.
+        instance_wait: config.server.request_timeout,
         ..RuntimeConfig::default()
     })?;
     Ok(runtime)

@@ -12,6 +12,8 @@ use crate::guest::{Failure, Guest};
 use crate::idle::Idle;
 use crate::limits::FailurePolicy;
 use crate::plugin::{Plugin, Stage};
+use crate::rooms::Room;
+use crate::slow::Turns;
 use crate::state::{Profile, RequestScope};
 
 /// A binding and what every call of it needs.
@@ -21,12 +23,14 @@ pub(crate) struct Bound {
     /// The version that takes over calls that fail, where the policy says so.
     pub(crate) previous: Option<Arc<Self>>,
     idle: Arc<Idle>,
+    /// Of all bindings of the route.
+    turns: Turns,
     /// By stage: a plugin may judge well and fail on answers.
     breakers: [Arc<Breaker>; Stage::ALL.len()],
 }
 
 impl Bound {
-    pub(crate) fn new(route: &Arc<str>, index: usize, binding: Binding) -> Self {
+    pub(crate) fn new(route: &Arc<str>, index: usize, binding: Binding, turns: &Turns) -> Self {
         let previous = previous(route, &binding).map(|plugin| {
             let binding = Binding {
                 plugin,
@@ -34,7 +38,7 @@ impl Bound {
                 previous: None,
                 ..binding.clone()
             };
-            Arc::new(Self::new(route, index, binding))
+            Arc::new(Self::new(route, index, binding, turns))
         });
         let settings = match &binding.settings {
             Value::Null => "{}".into(),
@@ -51,7 +55,7 @@ impl Bound {
         let shared = &binding.plugin.artifact().shared;
         let idle = Arc::<Idle>::default();
         if binding.reuse > 0 {
-            shared.idle.add(&idle);
+            shared.rooms.idle.add(&idle);
         }
         let breakers = Stage::ALL.map(|stage| {
             let clock = Arc::clone(&shared.clock);
@@ -67,6 +71,7 @@ impl Bound {
             profile,
             previous,
             idle,
+            turns: turns.clone(),
             breakers,
         }
     }
@@ -96,24 +101,56 @@ impl Bound {
         scope: &Arc<RequestScope>,
         request_id: &str,
         stage: Stage,
+        room: Arc<Room>,
     ) -> Result<Guest, Failure> {
+        let artifact = self.binding.plugin.artifact();
         if let Some(mut guest) = self.idle.take() {
-            guest.adopt(self.binding.plugin.artifact(), request_id, scope);
+            guest.adopt(artifact, request_id, scope, room);
+            scope.services.observer.reused(self.binding.plugin.id());
             return Ok(guest);
         }
-        let artifact = self.binding.plugin.artifact();
-        Guest::start(artifact, &self.profile, scope, request_id, stage).await
+        let profile = &self.profile;
+        Guest::start(artifact, profile, scope, request_id, stage, Some(room)).await
+    }
+
+    /// Does `work` of its guests, which goes on on other threads where it takes long.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let slow = &self.binding.plugin.artifact().shared.slow;
+        slow.run(&self.turns, work).await
     }
 
     /// Takes an instance back whose request needs it no more and that has not failed. It waits for
     /// the next one if it may, and if the pool has room that nobody waits for.
-    pub(crate) fn give_back(&self, mut guest: Guest) {
-        let shared = &self.binding.plugin.artifact().shared;
-        if guest.rest(self.binding.reuse)
-            && let Some(room) = shared.spare_room()
-        {
-            self.idle.put(guest, room);
+    pub(crate) fn give_back(&self, scope: &RequestScope, mut guest: Guest) {
+        let reuse = self.binding.reuse;
+        if !guest.rest(reuse) {
+            if reuse > 0 {
+                scope.services.observer.recycled(self.binding.plugin.id());
+            }
+            return;
         }
+        if let Some(room) = self.binding.plugin.artifact().shared.rooms.spare() {
+            guest.wait_in(room);
+            self.idle.put(guest);
+        }
+    }
+
+    /// Whether a failure of `stage` is the request's, whatever it is.
+    pub(crate) fn fails_closed(&self, stage: Stage) -> bool {
+        match &self.binding.on_failure {
+            FailurePolicy::Closed => true,
+            FailurePolicy::Open => stage == Stage::Render,
+            FailurePolicy::Previous => !self.has_previous(stage),
+            FailurePolicy::Static(_) => false,
+        }
+    }
+
+    fn has_previous(&self, stage: Stage) -> bool {
+        let previous = self.previous.as_ref();
+        previous.is_some_and(|previous| previous.binding.plugin.has(stage))
     }
 }
 

@@ -1,10 +1,12 @@
-//! Circuit breakers: a plugin that fails every time is left alone for a while, so that requests
+//! Circuit breakers: a plugin that keeps failing is left alone for a while, so that requests
 //! neither wait for it nor pay for it.
 //!
-//! Each stage of a binding has one. It opens after so many failures in a row: a plugin that fails
-//! on some requests only, say for what one client sends, stays for the others. While it is open
+//! Each stage of a binding has one. A failure counts [`FAILURE`] and a success takes one away: it
+//! opens after so many failures in a row, and later where more than every third call fails. A plugin
+//! that fails on few requests, say for what one client sends, stays for the others. While it is open
 //! the binding's failure policy decides at once. After the back-off one request goes through
-//! (half-open): if that succeeds the breaker closes, else it waits twice as long.
+//! (half-open): if that succeeds the breaker closes, else it waits twice as long. So it does if the
+//! next failure comes before as many successes as have to make up for what opened it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,13 +23,15 @@ use crate::state::{Profile, RequestScope};
 /// When the breaker of a binding opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerConfig {
-    /// Failures in a row that open it; 0 turns it off. A success of the same stage starts the count
-    /// anew; a missing free instance is no failure of the plugin. Default 10.
+    /// Failures in a row that open it; 0 turns it off. A success of the same stage takes half of a
+    /// failure back, so that it opens after four times as many calls where every second one fails,
+    /// and not where less than a third do; a missing free instance is no failure of the plugin.
+    /// Default 10.
     pub failures: u32,
     /// How long it stays open the first time. Default 1 s.
     pub backoff: Duration,
     /// The longest that it stays open; it doubles up to this while the request that tries again
-    /// fails. Default 60 s.
+    /// fails, or what comes soon after it. Default 60 s.
     pub max_backoff: Duration,
 }
 
@@ -49,6 +53,9 @@ impl Default for BreakerConfig {
         }
     }
 }
+
+/// What a failure counts, where a success takes one away.
+const FAILURE: u32 = 2;
 
 /// Whether a breaker lets calls through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,16 +88,26 @@ pub(crate) struct Breaker {
     stage: Stage,
     profile: Arc<Profile>,
     clock: Arc<dyn Clock>,
-    /// Closed and without a failure, as it is most of the time: no lock is needed to know.
+    /// Closed and nothing to make up for, as it is most of the time: no lock is needed to know.
     is_calm: AtomicBool,
     circuit: Mutex<Circuit>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Circuit {
-    Closed { failures: u32 },
-    Open { until: Duration, backoff: Duration },
-    HalfOpen { backoff: Duration },
+    Closed {
+        /// What failures count, less the successes since.
+        score: u32,
+        /// How long it was open before, until that is made up for.
+        backoff: Option<Duration>,
+    },
+    Open {
+        until: Duration,
+        backoff: Duration,
+    },
+    HalfOpen {
+        backoff: Duration,
+    },
 }
 
 /// Leave to make one call, or to work on one answer. One that is dropped before the outcome is
@@ -113,7 +130,10 @@ impl Breaker {
             profile,
             clock,
             is_calm: AtomicBool::new(true),
-            circuit: Mutex::new(Circuit::Closed { failures: 0 }),
+            circuit: Mutex::new(Circuit::Closed {
+                score: 0,
+                backoff: None,
+            }),
         }
     }
 
@@ -177,14 +197,19 @@ impl Breaker {
             return;
         }
         let mut circuit = self.locked();
-        let is_open = match *circuit {
-            Circuit::Closed { .. } => false,
-            Circuit::HalfOpen { .. } if is_probe => true,
+        let (score, backoff, is_open) = match *circuit {
+            Circuit::Closed { score, backoff } => (score.saturating_sub(1), backoff, false),
+            // The next failure opens it again.
+            Circuit::HalfOpen { backoff } if is_probe => {
+                (self.most().saturating_sub(FAILURE), Some(backoff), true)
+            }
             // It was let through before the breaker opened; what has failed since counts for more.
             Circuit::Open { .. } | Circuit::HalfOpen { .. } => return,
         };
-        *circuit = Circuit::Closed { failures: 0 };
-        self.is_calm.store(true, Ordering::Release);
+        let is_calm = score == 0;
+        let backoff = backoff.filter(|_| !is_calm);
+        *circuit = Circuit::Closed { score, backoff };
+        self.is_calm.store(is_calm, Ordering::Release);
         drop(circuit);
         if is_open {
             info!(
@@ -199,29 +224,31 @@ impl Breaker {
     /// Whether it opened.
     fn failed(&self, is_probe: bool) -> bool {
         let BreakerConfig {
-            failures: most,
+            failures,
             backoff: first,
             max_backoff,
         } = self.config;
-        if most == 0 {
+        if failures == 0 {
             return false;
         }
         let mut circuit = self.locked();
-        let backoff = match *circuit {
-            Circuit::Closed { failures } if failures + 1 < most => {
-                *circuit = Circuit::Closed {
-                    failures: failures + 1,
-                };
-                self.is_calm.store(false, Ordering::Release);
-                return false;
+        let before = match *circuit {
+            Circuit::Closed { score, backoff } => {
+                let score = score.saturating_add(FAILURE);
+                if score < self.most() {
+                    *circuit = Circuit::Closed { score, backoff };
+                    self.is_calm.store(false, Ordering::Release);
+                    return false;
+                }
+                backoff
             }
-            Circuit::Closed { .. } => first,
-            Circuit::HalfOpen { backoff } if is_probe => {
-                backoff.saturating_mul(2).min(max_backoff).max(first)
-            }
+            Circuit::HalfOpen { backoff } if is_probe => Some(backoff),
             // It was let through before the breaker opened.
             Circuit::Open { .. } | Circuit::HalfOpen { .. } => return false,
         };
+        let backoff = before.map_or(first, |before| {
+            before.saturating_mul(2).min(max_backoff).max(first)
+        });
         *circuit = Circuit::Open {
             until: self.now() + backoff,
             backoff,
@@ -233,7 +260,7 @@ impl Breaker {
             route = &*self.profile.route,
             stage = %self.stage,
             retry_in_ms = backoff.as_millis(),
-            "circuit breaker is open: the plugin fails every time and is not called"
+            "circuit breaker is open: the plugin keeps failing and is not called"
         );
         true
     }
@@ -245,6 +272,11 @@ impl Breaker {
             let until = self.now();
             *circuit = Circuit::Open { until, backoff };
         }
+    }
+
+    /// The score that opens it.
+    fn most(&self) -> u32 {
+        self.config.failures.saturating_mul(FAILURE)
     }
 
     fn now(&self) -> Duration {
@@ -288,10 +320,10 @@ impl Drop for Permit {
 fn refused(left: Option<Duration>) -> Failure {
     let message = match left {
         Some(left) => format!(
-            "not called, for it has failed every time; tried again in {} ms",
+            "not called, for it keeps failing; tried again in {} ms",
             left.as_millis().max(1)
         ),
-        None => "not called, for it has failed every time; another request tries it".to_owned(),
+        None => "not called, for it keeps failing; another request tries it".to_owned(),
     };
     Failure {
         retry_in: Some(left.unwrap_or_default()),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::slow;
 use crate::ticker::TICK;
 
 /// The clock has not been read since the call began.
@@ -83,8 +84,12 @@ impl Budget {
         }
     }
 
-    /// Lets other tasks run, then goes on charging from there.
+    /// Lets other tasks run, then goes on charging from there. A call that has taken long by then
+    /// goes on where it is in nobody's way.
     pub(crate) fn pause(&self) -> impl Future<Output = ()> + Send + 'static {
+        if self.spent >= slow::QUICK {
+            slow::leave();
+        }
         let resumed = Arc::clone(&self.resumed);
         async move {
             tokio::task::yield_now().await;

@@ -13,8 +13,10 @@ use crate::error::ChainError;
 use crate::guest::Failure;
 use crate::limits::{FailurePolicy, Grants, Limits};
 use crate::plugin::{Plugin, Stage};
+use crate::rooms::Claim;
 use crate::run::Run;
 use crate::services::Services;
+use crate::slow::Turns;
 use crate::state::RequestScope;
 use crate::types::Summary;
 
@@ -90,10 +92,11 @@ impl Chain {
             .collect::<Vec<_>>()
             .join(",");
         let route: Arc<str> = route.into();
+        let turns = Turns::default();
         let bound = bindings
             .iter()
             .enumerate()
-            .map(|(index, binding)| Arc::new(Bound::new(&route, index, binding.clone())))
+            .map(|(index, binding)| Arc::new(Bound::new(&route, index, binding.clone(), &turns)))
             .collect();
         Ok(Self {
             route,
@@ -127,7 +130,14 @@ impl Chain {
 
     /// Begins one request, which stays on this chain until it ends.
     pub fn start(self: &Arc<Self>, services: Services) -> Run {
-        Run::new(Arc::clone(self), services)
+        Run::new(Arc::clone(self), services, false)
+    }
+
+    /// The same for what a guest of this route waits for, such as its question to the model: since
+    /// that guest keeps its instance meanwhile, this one waits neither behind others of the route
+    /// nor for its share.
+    pub fn start_nested(self: &Arc<Self>, services: Services) -> Run {
+        Run::new(Arc::clone(self), services, true)
     }
 
     /// Whether a plugin of it hears how answers end.
@@ -139,7 +149,7 @@ impl Chain {
     /// that fails is logged, and heard of by [`Services::observer`]; the others hear all the same.
     pub async fn completed(&self, services: Services, summary: &Summary) {
         let scope = RequestScope::new(services);
-        let seen = bindings::summary(summary, &self.bound);
+        let seen = Arc::new(bindings::summary(summary, &self.bound));
         for (_, bound) in self.stage(Stage::Observe) {
             if let Err(failure) = observe(bound, &scope, &summary.answer.request_id, &seen).await {
                 let failure = failure.in_chain(bound, Stage::Observe);
@@ -172,23 +182,33 @@ impl fmt::Debug for Chain {
 }
 
 async fn observe(
-    bound: &Bound,
+    bound: &Arc<Bound>,
     scope: &Arc<RequestScope>,
     request_id: &str,
-    summary: &completion_observer::Summary,
+    summary: &Arc<completion_observer::Summary>,
 ) -> Result<(), Failure> {
-    let artifact = bound.binding.plugin.artifact();
-    bound.check_breaker(scope, Stage::Observe)?;
-    let reserved = artifact.shared.reserve(1).await;
-    let _room = reserved.inspect_err(|failure| scope.failed(bound, Stage::Observe, failure))?;
-    let permit = bound.admit(scope, Stage::Observe)?;
-    let heard = async {
-        let mut guest = bound.guest(scope, request_id, Stage::Observe).await?;
-        guest.completed(artifact, summary).await?;
-        bound.give_back(guest);
-        Ok(())
+    const STAGE: Stage = Stage::Observe;
+    bound.check_breaker(scope, STAGE)?;
+    let reserved = bound.binding.plugin.artifact().shared.reserve(Claim {
+        route: &bound.profile.route,
+        count: 1,
+        is_nested: false,
+    });
+    let reserved = reserved.await;
+    let room = reserved.inspect_err(|failure| scope.failed(bound, STAGE, failure))?;
+    let permit = bound.admit(scope, STAGE)?;
+    let heard = {
+        let (bound, scope) = (Arc::clone(bound), Arc::clone(scope));
+        let (summary, request_id) = (Arc::clone(summary), request_id.to_owned());
+        async move {
+            let mut guest = bound.guest(&scope, &request_id, STAGE, room).await?;
+            let artifact = bound.binding.plugin.artifact();
+            guest.completed(artifact, &summary).await?;
+            bound.give_back(&scope, guest);
+            Ok(())
+        }
     };
-    let heard = heard.await;
+    let heard = bound.run(heard).await;
     permit.conclude(scope, heard.as_ref().err());
     heard
 }

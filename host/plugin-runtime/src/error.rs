@@ -254,7 +254,7 @@ pub enum FailureKind {
     Declined,
     /// No instance was free in time.
     Exhausted,
-    /// It was not called, since it has failed every time: its circuit breaker is open.
+    /// It was not called, since it keeps failing: its circuit breaker is open.
     BreakerOpen,
 }
 

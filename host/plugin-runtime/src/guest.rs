@@ -19,6 +19,7 @@ use crate::bindings::{
 use crate::bound::Bound;
 use crate::error::{ChainFailure, FailureKind};
 use crate::plugin::{Artifact, Stage};
+use crate::rooms::Room;
 use crate::services::{CallObserver, GuestCall, Outcome};
 use crate::state::{Abort, GuestState, Profile, RequestScope};
 use crate::ticker::Alive;
@@ -70,6 +71,9 @@ pub(crate) struct Guest {
     serving: Option<Serving>,
     /// Requests that it has served.
     served: u32,
+    /// Its place in the pool, where it is one that is lent. Last, since it must be given back after
+    /// the instance.
+    room: Option<Arc<Room>>,
 }
 
 /// What an instance has while it serves.
@@ -93,13 +97,14 @@ pub(crate) struct Processor {
 }
 
 impl Guest {
-    /// Makes a fresh instance. `stage` is the one that it is first needed for.
+    /// Makes a fresh instance in `room`. `stage` is the one that it is first needed for.
     pub(crate) async fn start(
         artifact: &Artifact,
         profile: &Arc<Profile>,
         request: &Arc<RequestScope>,
         request_id: &str,
         stage: Stage,
+        room: Option<Arc<Room>>,
     ) -> Result<Self, Failure> {
         let mut state = GuestState::new(Arc::clone(profile), request_id, Arc::clone(request));
         state.counts_fuel = artifact.shared.counts_fuel;
@@ -137,16 +142,19 @@ impl Guest {
                 _alive: alive,
             }),
             served: 0,
+            room,
         })
     }
 
-    /// Begins another request.
+    /// Begins another request, in its room.
     pub(crate) fn adopt(
         &mut self,
         artifact: &Artifact,
         request_id: &str,
         request: &Arc<RequestScope>,
+        room: Arc<Room>,
     ) {
+        self.room = Some(room);
         let state = self.store.data_mut();
         state.begin_request(request_id, Arc::clone(request));
         self.serving = Some(Serving {
@@ -163,6 +171,11 @@ impl Guest {
         state.end_request();
         let has_room = state.limiter.memory_bytes <= state.profile.limits.memory_bytes / 2;
         self.served <= reuse && has_room
+    }
+
+    /// Waits for another request, in `room`; that of the request before is given back.
+    pub(crate) fn wait_in(&mut self, room: Room) {
+        self.room = Some(Arc::new(room));
     }
 
     fn observer(&self) -> &dyn CallObserver {

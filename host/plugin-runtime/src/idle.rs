@@ -1,12 +1,10 @@
 //! Instances that have answered and wait for another request, where their binding allows it.
 //!
 //! They hold room of the pool only as long as nobody needs it: a request that finds the pool out
-//! lets them go. They belong to a binding of a chain, so that none outlives a swap.
+//! lets them go ([`Rooms`](crate::rooms::Rooms)). They belong to a binding of a chain, so that none outlives a swap.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::guest::Guest;
 
@@ -22,8 +20,6 @@ pub(crate) struct Idle(Mutex<Vec<Waiting>>);
 struct Waiting {
     guest: Guest,
     since: Instant,
-    /// Last, since it must be given back after the instance.
-    _room: OwnedSemaphorePermit,
 }
 
 /// All bindings whose instances may wait.
@@ -39,15 +35,14 @@ impl Idle {
         taken.map(|waiting| waiting.guest)
     }
 
-    /// Keeps `guest`, in `room` of its own.
-    pub(crate) fn put(&self, guest: Guest, room: OwnedSemaphorePermit) {
+    /// Keeps `guest`, in room of its own.
+    pub(crate) fn put(&self, guest: Guest) {
         let mut waiting = self.locked();
         drop_old(&mut waiting);
         if waiting.len() < MAX_WAITING {
             waiting.push(Waiting {
                 guest,
                 since: Instant::now(),
-                _room: room,
             });
         }
     }
@@ -79,14 +74,16 @@ impl Bindings {
         all.push(Arc::downgrade(idle));
     }
 
-    /// Drops up to `count` waiting instances, so that others can be made.
-    pub(crate) fn release(&self, mut count: usize) {
+    /// Drops up to `count` waiting instances, so that others can be made, and says how many.
+    pub(crate) fn release(&self, count: usize) -> usize {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut released = 0;
         for idle in all.iter().filter_map(Weak::upgrade) {
-            if count == 0 {
-                return;
+            if released == count {
+                break;
             }
-            count -= idle.release(count);
+            released += idle.release(count - released);
         }
+        released
     }
 }

@@ -251,7 +251,7 @@ fn probe(artifact: &Artifact, name: &str) -> Result<(), LoadError> {
                 return (Ok(()), None);
             };
             runtime.block_on(async {
-                match Guest::start(artifact, &profile, &request, "", stage).await {
+                match Guest::start(artifact, &profile, &request, "", stage, None).await {
                     Ok(mut guest) => (Ok(()), guest.check_types(artifact).err()),
                     Err(failure) => (Err(failure), None),
                 }

@@ -4,22 +4,30 @@ mod link;
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use crate::chain::Chain;
 use crate::error::ChainFailure;
 use crate::plugin::Stage;
+use crate::rooms::Claim;
 use crate::state::RequestScope;
 use crate::types::{AnswerContext, Delta, FinishReason, Output};
 use link::{Flow, Link};
 
+const STAGE: Stage = Stage::Respond;
+
 /// Runs the processors of one answer. Owns its instances; one per choice, each may live on a task
 /// of its own.
 pub struct Responder {
+    /// Until they are made.
+    start: Option<Start>,
     links: Vec<Link>,
     end: Option<End>,
-    /// Room for the instances. Last, since it must be given back after them.
-    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// What the processors are made for.
+struct Start {
+    chain: Arc<Chain>,
+    scope: Arc<RequestScope>,
+    context: AnswerContext,
 }
 
 /// How the answer ended before or with `finish`.
@@ -31,50 +39,51 @@ enum End {
 }
 
 impl Responder {
-    pub(crate) async fn new(
-        chain: &Chain,
+    /// Makes no processor yet.
+    ///
+    /// # Errors
+    /// One that fails closed has an open circuit breaker.
+    pub(crate) fn new(
+        chain: &Arc<Chain>,
         scope: &Arc<RequestScope>,
         context: AnswerContext,
     ) -> Result<Self, ChainFailure> {
-        let bound: Vec<_> = chain
-            .stage(Stage::Respond)
-            .map(|(_, bound)| bound)
-            .collect();
-        let Some(first) = bound.first() else {
-            return Ok(Self {
-                links: Vec::new(),
-                end: None,
-                _room: None,
-            });
-        };
-        let context = Arc::new(context);
-        let count = u32::try_from(bound.len()).unwrap_or(u32::MAX);
-        let reserved = first.binding.plugin.artifact().shared.reserve(count).await;
-        let mut links = Vec::with_capacity(bound.len());
-        let room = match reserved {
-            Ok(room) => {
-                for bound in bound {
-                    links.push(Link::new(bound, scope, &context).await?);
-                }
-                Some(room)
+        for (_, bound) in chain.stage(STAGE) {
+            if bound.fails_closed(STAGE) {
+                let checked = bound.check_breaker(scope, STAGE);
+                checked.map_err(|failure| failure.in_chain(bound, STAGE))?;
             }
-            Err(failure) => {
-                for bound in bound {
-                    links.push(Link::without_room(bound, scope, failure.clone())?);
-                }
-                None
-            }
-        };
+        }
         Ok(Self {
-            links,
+            start: Some(Start {
+                chain: Arc::clone(chain),
+                scope: Arc::clone(scope),
+                context,
+            }),
+            links: Vec::new(),
             end: None,
-            _room: room,
         })
+    }
+
+    /// Makes the processors, unless that was done before. [`push`](Self::push) and
+    /// [`finish`](Self::finish) do so themselves.
+    ///
+    /// # Errors
+    /// One that fails closed could not be made; the answer is over.
+    pub async fn begin(&mut self) -> Result<(), ChainFailure> {
+        let Some(start) = self.start.take() else {
+            return Ok(());
+        };
+        let made = start.links().await;
+        self.links = made.inspect_err(|failure| self.end = Some(End::Failed(failure.clone())))?;
+        Ok(())
     }
 
     /// Whether no processor looks at the answer: every delta is emitted as it is.
     pub fn is_passthrough(&self) -> bool {
-        self.links.iter().all(Link::is_passthrough)
+        let to_come = self.start.as_ref();
+        let is_to_come = to_come.is_some_and(|start| start.chain.stage(STAGE).next().is_some());
+        !is_to_come && self.links.iter().all(Link::is_passthrough)
     }
 
     /// Passes the next delta through the processors. A delta without text reaches none of them.
@@ -106,6 +115,7 @@ impl Responder {
     }
 
     async fn step(&mut self, mut flow: Flow) -> Result<Output, ChainFailure> {
+        self.begin().await?;
         match &self.end {
             None => {}
             Some(End::Finished) => return Ok(Output::Emit(String::new())),
@@ -145,5 +155,30 @@ impl Responder {
         for link in &mut self.links {
             link.release().await;
         }
+    }
+}
+
+impl Start {
+    /// A link for each processor, all in room that is taken at once.
+    async fn links(self) -> Result<Vec<Link>, ChainFailure> {
+        let bound: Vec<_> = self.chain.stage(STAGE).map(|(_, bound)| bound).collect();
+        let Some(first) = bound.first() else {
+            return Ok(Vec::new());
+        };
+        let shared = &first.binding.plugin.artifact().shared;
+        let reserved = shared.reserve(Claim {
+            route: &first.profile.route,
+            count: u32::try_from(bound.len()).unwrap_or(u32::MAX),
+            is_nested: false,
+        });
+        let (reserved, context) = (reserved.await, Arc::new(self.context));
+        let mut links = Vec::with_capacity(bound.len());
+        for bound in bound {
+            links.push(match &reserved {
+                Ok(room) => Link::new(bound, &self.scope, &context, room).await?,
+                Err(failure) => Link::without_room(bound, &self.scope, failure.clone())?,
+            });
+        }
+        Ok(links)
     }
 }

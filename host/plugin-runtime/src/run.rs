@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use crate::bindings;
 use crate::bound::Bound;
 use crate::chain::Chain;
@@ -12,6 +10,7 @@ use crate::fallback::Fallback;
 use crate::guest::{Failure, Guest, message_bytes, sampling_bytes};
 use crate::plugin::{Plugin, PluginId, Stage};
 use crate::responder::Responder;
+use crate::rooms::{Claim, Room};
 use crate::services::Services;
 use crate::state::RequestScope;
 use crate::types::{AnswerContext, Chat, FinishReason, Prompt, Refusal, Verdict};
@@ -81,17 +80,20 @@ pub struct Run {
     scope: Arc<RequestScope>,
     /// The renderer's instance, where it has validated already.
     renderer: Option<Guest>,
-    /// Room for this run's instances. Last, since it must be given back after them.
-    room: Option<OwnedSemaphorePermit>,
+    /// Room for this run's instances, which hold on to it themselves.
+    room: Option<Arc<Room>>,
+    /// A guest of another run waits for this one.
+    is_nested: bool,
 }
 
 impl Run {
-    pub(crate) fn new(chain: Arc<Chain>, services: Services) -> Self {
+    pub(crate) fn new(chain: Arc<Chain>, services: Services, is_nested: bool) -> Self {
         Self {
             chain,
             scope: RequestScope::new(services),
             renderer: None,
             room: None,
+            is_nested,
         }
     }
 
@@ -111,7 +113,7 @@ impl Run {
         if validators.peek().is_none() {
             return Ok(Validated::Continue(chat));
         }
-        let mut seen = bindings::chat(&chat);
+        let mut seen = Arc::new(bindings::chat(&chat));
         for (index, bound) in validators {
             let (verdict, plugin) = self.judge(bound, &seen, &chat, index == renderer).await?;
             self.scope.services.observer.judged(plugin.id(), &verdict);
@@ -120,7 +122,7 @@ impl Run {
                 Verdict::Amend { messages, sampling } => {
                     chat.messages = messages.unwrap_or(chat.messages);
                     chat.sampling = sampling.unwrap_or(chat.sampling);
-                    seen = bindings::chat(&chat);
+                    seen = Arc::new(bindings::chat(&chat));
                 }
                 Verdict::Refuse(refusal) => {
                     return Ok(Validated::Refused {
@@ -171,16 +173,29 @@ impl Run {
         &self,
         context: AnswerContext,
     ) -> impl Future<Output = Result<Responder, ChainFailure>> + Send + use<> {
-        let chain = Arc::clone(&self.chain);
-        let scope = Arc::clone(&self.scope);
-        async move { Responder::new(&chain, &scope, context).await }
+        let responder = self.responder_when_needed(context);
+        async move {
+            let mut responder = responder?;
+            responder.begin().await?;
+            Ok(responder)
+        }
+    }
+
+    /// The same, whose processors are made when the first delta or the end comes to them. An answer
+    /// that has yet to begin, behind others in the engine's queue, takes no instance from one that
+    /// is under way.
+    ///
+    /// # Errors
+    /// A processor that fails closed is left alone by its circuit breaker.
+    pub fn responder_when_needed(&self, context: AnswerContext) -> Result<Responder, ChainFailure> {
+        Responder::new(&self.chain, &self.scope, context)
     }
 
     /// The verdict of `bound`, or what its policy makes of its failure; and whose verdict it is.
     async fn judge(
         &mut self,
-        bound: &Bound,
-        seen: &bindings::types::Chat,
+        bound: &Arc<Bound>,
+        seen: &Arc<bindings::types::Chat>,
         chat: &Chat,
         keep: bool,
     ) -> Result<(Verdict, Plugin), ChainFailure> {
@@ -206,7 +221,7 @@ impl Run {
 
     async fn render_or_fall_back(
         &mut self,
-        bound: &Bound,
+        bound: &Arc<Bound>,
         chat: &Chat,
     ) -> Result<Rendered, ChainFailure> {
         const STAGE: Stage = Stage::Render;
@@ -231,26 +246,30 @@ impl Run {
 
     async fn try_validate(
         &mut self,
-        bound: &Bound,
-        seen: &bindings::types::Chat,
+        bound: &Arc<Bound>,
+        seen: &Arc<bindings::types::Chat>,
         chat: &Chat,
         keep: bool,
     ) -> Result<Verdict, Failure> {
         const STAGE: Stage = Stage::Validate;
-        self.make_room(bound, STAGE).await?;
+        let room = self.make_room(bound, STAGE).await?;
         let permit = bound.admit(&self.scope, STAGE)?;
-        let judged = async {
-            let artifact = bound.binding.plugin.artifact();
-            let mut guest = bound.guest(&self.scope, &chat.request_id, STAGE).await?;
-            let verdict = guest.validate(artifact, seen, chat_bytes(chat)).await?;
-            Ok((guest, verdict))
+        let judged = {
+            let (bound, scope) = (Arc::clone(bound), Arc::clone(&self.scope));
+            let (seen, input_bytes) = (Arc::clone(seen), chat_bytes(chat));
+            async move {
+                let mut guest = bound.guest(&scope, &seen.request_id, STAGE, room).await?;
+                let artifact = bound.binding.plugin.artifact();
+                let verdict = guest.validate(artifact, &seen, input_bytes).await?;
+                Ok((guest, verdict))
+            }
         };
-        let judged = judged.await;
+        let judged = bound.run(judged).await;
         permit.conclude(&self.scope, judged.as_ref().err());
         let (guest, verdict) = judged?;
         match keep {
             true => self.renderer = Some(guest),
-            false => bound.give_back(guest),
+            false => bound.give_back(&self.scope, guest),
         }
         Ok(verdict)
     }
@@ -258,34 +277,37 @@ impl Run {
     /// `kept` is the instance that has validated, if it is still there.
     async fn try_render(
         &mut self,
-        bound: &Bound,
+        bound: &Arc<Bound>,
         kept: Option<Guest>,
         chat: &Chat,
     ) -> Result<Result<Prompt, Refusal>, Failure> {
         const STAGE: Stage = Stage::Render;
-        self.make_room(bound, STAGE).await?;
+        let room = self.make_room(bound, STAGE).await?;
         let permit = bound.admit(&self.scope, STAGE)?;
-        let rendered = async {
-            let artifact = bound.binding.plugin.artifact();
-            let mut guest = match kept {
-                Some(guest) => guest,
-                None => bound.guest(&self.scope, &chat.request_id, STAGE).await?,
-            };
-            let seen = bindings::chat(chat);
-            let rendered = guest.render(artifact, &seen, chat_bytes(chat)).await?;
-            bound.give_back(guest);
-            Ok(rendered)
+        let rendered = {
+            let (bound, scope) = (Arc::clone(bound), Arc::clone(&self.scope));
+            let (seen, input_bytes) = (bindings::chat(chat), chat_bytes(chat));
+            async move {
+                let mut guest = match kept {
+                    Some(guest) => guest,
+                    None => bound.guest(&scope, &seen.request_id, STAGE, room).await?,
+                };
+                let artifact = bound.binding.plugin.artifact();
+                let rendered = guest.render(artifact, &seen, input_bytes).await?;
+                bound.give_back(&scope, guest);
+                Ok(rendered)
+            }
         };
-        let rendered = rendered.await;
+        let rendered = bound.run(rendered).await;
         permit.conclude(&self.scope, rendered.as_ref().err());
         rendered
     }
 
     /// Takes the room that this run can need at once: one instance, and one more where the
     /// renderer, kept from its validation, waits for validators after it.
-    async fn make_room(&mut self, bound: &Bound, stage: Stage) -> Result<(), Failure> {
-        if self.room.is_some() {
-            return Ok(());
+    async fn make_room(&mut self, bound: &Bound, stage: Stage) -> Result<Arc<Room>, Failure> {
+        if let Some(room) = &self.room {
+            return Ok(Arc::clone(room));
         }
         bound.check_breaker(&self.scope, stage)?;
         let (_, renderer) = self.chain.renderer();
@@ -295,10 +317,15 @@ impl Run {
         } else {
             1
         };
-        let shared = &bound.binding.plugin.artifact().shared;
-        let reserved = shared.reserve(count).await;
-        self.room = Some(reserved.inspect_err(|failure| self.scope.failed(bound, stage, failure))?);
-        Ok(())
+        let reserved = bound.binding.plugin.artifact().shared.reserve(Claim {
+            route: &bound.profile.route,
+            count,
+            is_nested: self.is_nested,
+        });
+        let reserved = reserved.await;
+        let room = reserved.inspect_err(|failure| self.scope.failed(bound, stage, failure))?;
+        self.room = Some(Arc::clone(&room));
+        Ok(room)
     }
 }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
@@ -15,10 +14,11 @@ use crate::cache::Cache;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{FailureKind, LoadError, RuntimeError};
 use crate::guest::Failure;
-use crate::idle;
 use crate::limits::MAX_TABLE_ELEMENTS;
 use crate::loader;
 use crate::plugin::{Artifact, Plugin};
+use crate::rooms::{Claim, Room, Rooms, TooMany};
+use crate::slow::Slow;
 use crate::state::GuestState;
 use crate::ticker::Ticker;
 
@@ -41,7 +41,9 @@ pub struct RuntimeConfig {
     /// Where compiled code is kept between starts; `None` keeps none. Default none.
     pub cache_dir: Option<PathBuf>,
     /// Most instances alive at once, over all routes. A request uses one or two while it is
-    /// validated and rendered, and each of its answers one per processor. Default 512.
+    /// validated and rendered, and each of its answers one per processor from its first token on. A
+    /// route may have as many as it leaves to the others, so half of them where it is alone. One
+    /// takes 8 GiB of address space, and memory only once it is made. Default 1024.
     pub max_instances: u32,
     /// Largest component in bytes. Default 64 MiB.
     pub max_component_bytes: u64,
@@ -49,7 +51,8 @@ pub struct RuntimeConfig {
     pub max_memory_bytes: u64,
     /// Stack of a guest in bytes. Default 512 KiB.
     pub stack_bytes: u64,
-    /// How long a request waits for a free instance. Default 5 s.
+    /// How long a request waits for a free instance, where it is not given up before. Default
+    /// 10 min, the gateway's default for a whole request.
     pub instance_wait: Duration,
     /// Reserves only `max_memory_bytes` of address space for each of an instance's two memories,
     /// instead of 4 GiB. Guests get up to a quarter slower; needed under `ulimit -v` or strict
@@ -64,11 +67,11 @@ impl Default for RuntimeConfig {
     fn default() -> Self {
         Self {
             cache_dir: None,
-            max_instances: 512,
+            max_instances: 1024,
             max_component_bytes: 64 << 20,
             max_memory_bytes: 256 << 20,
             stack_bytes: 512 << 10,
-            instance_wait: Duration::from_secs(5),
+            instance_wait: Duration::from_secs(600),
             small_reservations: false,
             count_fuel: false,
         }
@@ -94,10 +97,9 @@ pub(crate) struct Shared {
     pub(crate) counts_fuel: bool,
     /// By which circuit breakers give another chance.
     pub(crate) clock: Arc<dyn Clock>,
-    /// The instances that wait for a request.
-    pub(crate) idle: idle::Bindings,
-    slots: Arc<Semaphore>,
-    max_instances: u32,
+    /// For all instances but the loader's.
+    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) slow: Slow,
     instance_wait: Duration,
 }
 
@@ -142,9 +144,8 @@ impl PluginRuntime {
             max_memory_bytes: config.max_memory_bytes,
             counts_fuel: config.count_fuel,
             clock,
-            idle: idle::Bindings::default(),
-            slots: Arc::new(Semaphore::new(config.max_instances as usize)),
-            max_instances: config.max_instances,
+            rooms: Rooms::new(config.max_instances),
+            slow: Slow::default(),
             instance_wait: config.instance_wait,
         })))
     }
@@ -168,49 +169,35 @@ impl PluginRuntime {
 
     /// Instances that are free at the moment.
     pub fn free_instances(&self) -> usize {
-        self.0.slots.available_permits()
+        self.0.rooms.free() as usize
     }
 }
 
 impl std::fmt::Debug for PluginRuntime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PluginRuntime")
-            .field("max_instances", &self.0.max_instances)
+            .field("max_instances", &self.0.rooms.max())
             .finish()
     }
 }
 
 impl Shared {
-    /// Waits for room for `count` instances, all at once: holding one while waiting for the next
-    /// would let requests block each other.
-    pub(crate) async fn reserve(&self, count: u32) -> Result<OwnedSemaphorePermit, Failure> {
-        if count > self.max_instances {
-            let message = format!(
-                "the chain needs {count} instances at once, the pool has {}",
-                self.max_instances
-            );
-            return Err(Failure::new(FailureKind::Exhausted, message));
-        }
-        if let Ok(room) = Arc::clone(&self.slots).try_acquire_many_owned(count) {
-            return Ok(room);
-        }
-        self.idle.release(count as usize);
-        let permit = Arc::clone(&self.slots).acquire_many_owned(count);
-        match tokio::time::timeout(self.instance_wait, permit).await {
-            Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
-            Err(_) => {
-                let message = format!(
-                    "none of {} instances became free in {:?}",
-                    self.max_instances, self.instance_wait
-                );
-                Err(Failure::new(FailureKind::Exhausted, message))
-            }
-        }
-    }
-
-    /// Room for an instance that waits, if there is some that nobody waits for.
-    pub(crate) fn spare_room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.slots).try_acquire_owned().ok()
+    /// Waits for the room that `claim` wants, not for ever.
+    pub(crate) async fn reserve(&self, claim: Claim<'_>) -> Result<Arc<Room>, Failure> {
+        let reserving = self.rooms.reserve(claim);
+        let max = self.rooms.max();
+        let message = match tokio::time::timeout(self.instance_wait, reserving).await {
+            Ok(Ok(room)) => return Ok(Arc::new(room)),
+            Ok(Err(TooMany)) => format!(
+                "the chain needs {} instances at once, the pool has {max}",
+                claim.count
+            ),
+            Err(_) => format!(
+                "none of {max} instances became free in {:?}",
+                self.instance_wait
+            ),
+        };
+        Err(Failure::new(FailureKind::Exhausted, message))
     }
 }
 

@@ -51,6 +51,13 @@ pub trait CallObserver: Send + Sync {
     /// Called when a request goes on in spite of a failure, as `policy` says.
     fn fell_back(&self, _plugin: &PluginId, _stage: Stage, _policy: &FailurePolicy) {}
 
+    /// Called when an instance that has served before is taken for a request.
+    fn reused(&self, _plugin: &PluginId) {}
+
+    /// Called when an instance goes that was to serve again: it has done so as often as it may, or
+    /// takes half of its memory.
+    fn recycled(&self, _plugin: &PluginId) {}
+
     /// Called when a circuit breaker opens.
     fn breaker_opened(&self, _plugin: &PluginId, _stage: Stage) {}
 

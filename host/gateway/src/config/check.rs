@@ -18,6 +18,9 @@ const MAX_RECORDS: u32 = 10_000;
 /// Most plugins of one route; a chain longer than this is a mistake.
 const MAX_BINDINGS: usize = 32;
 
+/// Most instances of plugins: the address space of a process has room for a few more.
+const MAX_INSTANCES: u32 = 10_000;
+
 /// Checks everything that can be said of the file alone.
 pub(super) fn check_tree(tree: &ConfigFile, document: &Document<'_>) -> Result<(), ConfigError> {
     check_server(&tree.server, document)?;
@@ -28,6 +31,12 @@ pub(super) fn check_tree(tree: &ConfigFile, document: &Document<'_>) -> Result<(
     if slowdown.is_nan() || slowdown < 1.0 {
         let message = format!("`max_slowdown` is {slowdown}; it must be 1 or more, or `inf`");
         return Err(document.invalid("engine.max_slowdown", message));
+    }
+    let max_instances = tree.plugins.max_instances.get();
+    if max_instances > MAX_INSTANCES {
+        let message =
+            format!("`max_instances` is {max_instances}; it must be 1 to {MAX_INSTANCES}");
+        return Err(document.invalid("plugins.max_instances", message));
     }
     check_sampling(&tree.sampling, "sampling", document)?;
     provenance::check(tree, document)?;

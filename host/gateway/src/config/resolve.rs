@@ -130,6 +130,7 @@ pub(super) fn resolve(
             keep_versions: tree.plugins.keep_versions.get(),
             dir: tree.plugins.dir.map(|dir| folder.join(dir)),
             watch: tree.plugins.watch,
+            max_instances: tree.plugins.max_instances.get(),
             ledger: tree.plugins.ledger,
             guard: guard(&tree.plugins.guard),
             cache_dir: tree.plugins.cache_dir.map_or_else(

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// IANA's registry of special-purpose addresses, multicast and what is reserved.
 const PRIVATE_V4: [Ipv4Net; 16] = [
@@ -47,6 +47,18 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => PRIVATE_V4.iter().any(|net| net.contains(&ip)),
         IpAddr::V6(ip) => {
             !GLOBAL_V6.contains(&ip) || PRIVATE_V6.iter().any(|net| net.contains(&ip))
+        }
+    }
+}
+
+/// Whether all of `net` is such: whoever names it means what is there. A wide one, such as all
+/// addresses that there are, names the Internet.
+pub(super) fn is_private_net(net: IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => PRIVATE_V4.iter().any(|private| private.contains(&net)),
+        IpNet::V6(net) => {
+            let has_global = GLOBAL_V6.contains(&net) || net.contains(&GLOBAL_V6);
+            !has_global || PRIVATE_V6.iter().any(|private| private.contains(&net))
         }
     }
 }

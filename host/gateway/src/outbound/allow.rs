@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use url::Host;
 
-use super::address::{canonical, is_private};
+use super::address::{canonical, is_private, is_private_net};
 use super::request::Target;
 
 /// The hosts that a plugin may reach; none by default.
@@ -60,7 +60,7 @@ impl AllowList {
     }
 
     /// Whether `ip`, an address of a `target` that it [`names`](Self::names), may be connected to.
-    /// An address that is not the Internet's must be named itself.
+    /// One that is not the Internet's must be named by itself, or by a network that has no other.
     pub(super) fn reaches(&self, target: &Target, ip: IpAddr) -> bool {
         if !is_private(ip) {
             return true;
@@ -71,7 +71,7 @@ impl AllowList {
         }
         self.0.iter().any(|entry| {
             entry.port.is_none_or(|port| port == target.port)
-                && matches!(entry.hosts, Hosts::Net(net) if net.contains(&ip))
+                && matches!(entry.hosts, Hosts::Net(net) if net.contains(&ip) && is_private_net(net))
         })
     }
 }
@@ -267,6 +267,26 @@ mod tests {
         assert!(!reaches(&named, url, "127.0.0.1"));
         assert!(!reaches(&named, url, "169.254.169.254"));
         assert!(!reaches(&["*.example.com"], url, "::1"));
+        for wide in [
+            "0.0.0.0/0",
+            "128.0.0.0/1",
+            "169.0.0.0/8",
+            "::/0",
+            "::ffff:0:0/96",
+        ] {
+            assert!(
+                !reaches(&[wide], "http://169.254.169.254/", "169.254.169.254"),
+                "{wide}"
+            );
+        }
+        assert!(!reaches(&["0.0.0.0/0"], "http://127.0.0.1/", "127.0.0.1"));
+        assert!(!reaches(&["::/0"], "http://[::1]/", "::1"));
+        assert!(reaches(&["0.0.0.0/0"], "http://1.1.1.1/", "1.1.1.1"));
+        assert!(reaches(
+            &["169.254.0.0/16"],
+            "http://169.254.169.254/",
+            "169.254.169.254"
+        ));
         let local = "http://localhost/";
         assert!(reaches(&["localhost"], local, "127.0.0.1"));
         assert!(reaches(&["localhost"], local, "::1"));

@@ -1,8 +1,7 @@
 //! From a target to a connection: one look-up, every address checked, one of them connected to.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::pin::Pin;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use gapura_plugin_runtime::HttpError;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
@@ -18,57 +16,17 @@ use url::Host;
 
 use super::allow::AllowList;
 use super::request::Target;
+use super::resolve::Resolve;
 
-/// Names looked up at the same time.
-const MAX_LOOKUPS: usize = 32;
 /// Addresses of a name that are tried, one after the other.
 const MAX_TRIES: usize = 4;
 /// How long each but the last of them may take.
 const TRY: Duration = Duration::from_millis(500);
 
-/// Looks names up.
-pub(super) trait Resolve: Send + Sync {
-    /// Every address of `name`.
-    fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a>;
-}
-
-/// What [`Resolve::resolve`] returns.
-pub(super) type Resolving<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send + 'a>>;
-
-/// As any program of this machine does.
-pub(super) struct SystemResolver {
-    /// A look-up holds a thread until the system gives up, whether or not anyone still waits for it.
-    lookups: Arc<Semaphore>,
-}
-
-impl Default for SystemResolver {
-    fn default() -> Self {
-        Self {
-            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
-        }
-    }
-}
-
-impl Resolve for SystemResolver {
-    fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a> {
-        let lookups = Arc::clone(&self.lookups);
-        let name = name.to_owned();
-        Box::pin(async move {
-            let permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
-            let found = tokio::task::spawn_blocking(move || {
-                let found = (name.as_str(), 0).to_socket_addrs();
-                drop(permit);
-                found
-            });
-            let found = found.await.map_err(io::Error::other)??;
-            Ok(found.map(|address| address.ip()).collect())
-        })
-    }
-}
-
-/// Connects to `target`, if `allowed` names it and reaches every address that it has.
+/// Connects to `target`, if `allowed` names it and reaches every address that it has. `route` asks.
 pub(super) async fn tcp(
     resolver: &dyn Resolve,
+    route: &str,
     allowed: &AllowList,
     target: &Target,
 ) -> Result<TcpStream, HttpError> {
@@ -82,7 +40,7 @@ pub(super) async fn tcp(
         Host::Ipv4(ip) => vec![IpAddr::V4(*ip)],
         Host::Ipv6(ip) => vec![IpAddr::V6(*ip)],
         Host::Domain(name) => {
-            let found = resolver.resolve(name).await;
+            let found = resolver.resolve(route, name).await;
             found.map_err(|error| {
                 debug!(host = name, %error, "a plugin's host cannot be looked up");
                 HttpError::Connect(format!("there is no address of {name}"))

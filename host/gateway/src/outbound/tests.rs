@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::connect::{Resolve, Resolving};
+use super::resolve::{Resolve, Resolving};
 use super::{AllowList, Outbound, prepare};
 
 const MAX_BODY: u64 = 1000;
@@ -44,7 +44,7 @@ impl Names {
 }
 
 impl Resolve for Names {
-    fn resolve<'a>(&'a self, name: &'a str) -> Resolving<'a> {
+    fn resolve<'a>(&'a self, _route: &'a str, name: &'a str) -> Resolving<'a> {
         self.asked.lock().expect("no panic").push(name.to_owned());
         let answer = self.answers.lock().expect("no panic").pop_front();
         Box::pin(std::future::ready(
@@ -73,7 +73,11 @@ async fn send(
 ) -> Result<HttpResponse, HttpError> {
     let allow: Vec<String> = allow.iter().map(|&entry| entry.to_owned()).collect();
     let allow = AllowList::parse(&allow).expect("a list");
-    let sent = async { outbound.send(&allow, prepare(request)?, MAX_BODY).await };
+    let sent = async {
+        outbound
+            .send("route", &allow, prepare(request)?, MAX_BODY)
+            .await
+    };
     let sent = tokio::time::timeout(Duration::from_secs(10), sent).await;
     sent.expect("an end in ten seconds")
 }

@@ -83,15 +83,15 @@ enum Source {
     Ended,
 }
 
-/// Starts every answer of `plan`: the processors first, so that the engine works only for
-/// answers that can be delivered.
+/// Starts every answer of `plan`. Its processors are made when it has its first token: until then
+/// it waits in the engine's queue, and its instances would be missing where answers are under way.
 ///
 /// # Errors
-/// A processor that cannot be made, or what the engine refuses; answers that were started
-/// before are dropped.
-pub(super) async fn submit(
+/// A processor that is left alone, or what the engine refuses; answers that were started before
+/// are dropped.
+pub(super) fn submit(
     model: &LoadedModel,
-    run: &mut Run,
+    run: &Run,
     context: &AnswerContext,
     plan: &Plan,
     deadline: Deadline,
@@ -100,12 +100,10 @@ pub(super) async fn submit(
 ) -> Result<Vec<Choice>, ApiError> {
     let mut choices = Vec::new();
     for index in 0..plan.num_choices {
-        let responder = run
-            .responder(AnswerContext {
-                choice: index,
-                ..context.clone()
-            })
-            .await?;
+        let responder = run.responder_when_needed(AnswerContext {
+            choice: index,
+            ..context.clone()
+        })?;
         let mut choice = Choice::new(model, responder, plan.stop.clone(), deadline);
         choice.scores = plan.reports_logprobs().then(Scores::default);
         choice.end_tokens = Arc::clone(&plan.end_tokens);
@@ -135,10 +133,10 @@ pub(super) async fn submit(
 /// The answers of a validator, which pass the processors like any other.
 ///
 /// # Errors
-/// A processor that cannot be made.
-pub(super) async fn replies(
+/// A processor that is left alone.
+pub(super) fn replies(
     model: &LoadedModel,
-    run: &mut Run,
+    run: &Run,
     context: &AnswerContext,
     num_choices: u32,
     reply: &Reply,
@@ -147,12 +145,10 @@ pub(super) async fn replies(
 ) -> Result<Vec<Choice>, ApiError> {
     let mut choices = Vec::new();
     for index in 0..num_choices {
-        let responder = run
-            .responder(AnswerContext {
-                choice: index,
-                ..context.clone()
-            })
-            .await?;
+        let responder = run.responder_when_needed(AnswerContext {
+            choice: index,
+            ..context.clone()
+        })?;
         let mut choice = Choice::new(model, responder, Vec::new(), deadline);
         choice.source = Source::Plugin(reply.clone());
         choice.recorder = watch.recorder.clone().filter(|_| index == 0);

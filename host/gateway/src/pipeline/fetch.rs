@@ -57,9 +57,9 @@ impl Fetcher {
                 record.host
             )));
         };
-        let response = self
-            .outbound
-            .send(allowed, prepared, caller.max_response_bytes);
+        let response =
+            self.outbound
+                .send(&self.route, allowed, prepared, caller.max_response_bytes);
         response.await
     }
 }

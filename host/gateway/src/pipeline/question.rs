@@ -92,7 +92,7 @@ impl Questions {
         let invalid = |why: String| ModelError::Invalid(why);
         prompt::check_length(&self.model, &chat, "messages")
             .map_err(|error| invalid(error.message().to_owned()))?;
-        let mut run = self.chain.start(self.services.clone());
+        let mut run = self.chain.start_nested(self.services.clone());
         let rendered = run.render(&chat).await;
         let rendered = match rendered.map_err(|failure| ModelError::Failed(failure.to_string()))? {
             Rendered::Prompt(prompt) => prompt,

@@ -263,6 +263,14 @@ impl CallObserver for Recorder {
         });
     }
 
+    fn reused(&self, plugin: &PluginId) {
+        self.tally.reused(plugin);
+    }
+
+    fn recycled(&self, plugin: &PluginId) {
+        self.tally.recycled(plugin);
+    }
+
     fn breaker_opened(&self, plugin: &PluginId, stage: Stage) {
         self.tally.breaker_opened(plugin, stage);
     }

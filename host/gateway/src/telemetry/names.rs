@@ -90,6 +90,10 @@ names! {
         "The most linear memory of an instance so far, by plugin, version, digest and route.";
     PLUGIN_HELD = "gapura_plugin_held_bytes",
         "The most text of an answer that a processor held back so far, by plugin, version, digest and route.";
+    PLUGIN_INSTANCES = "gapura_plugin_instances_total",
+        "Instances that served a request, by plugin, version, digest, route and source: fresh, or reused after another request.";
+    PLUGIN_RECYCLED = "gapura_plugin_instances_recycled_total",
+        "Instances that could have served again and were dropped since they had done so as often as they may or had taken half of their memory, by plugin, version, digest and route.";
     PLUGIN_INFO = "gapura_plugin_info",
         "1 for each plugin version that a route serves with, by route, plugin, version and digest.";
     PLUGIN_VALUES = "gapura_plugin_values_total",

@@ -141,10 +141,10 @@ impl Bench {
 }
 
 #[test]
-fn failures_in_a_row_open_it_and_a_success_between_starts_anew() {
+fn failures_in_a_row_open_it_and_a_few_among_many_do_not() {
     let bench = Bench::new(3);
-    for _ in 0..5 {
-        assert!(bench.fails() && bench.fails() && bench.works());
+    for _ in 0..100 {
+        assert!(bench.fails() && bench.works() && bench.works());
         assert_eq!(bench.breaker.state(), BreakerState::Closed);
     }
     assert!(bench.fails() && bench.fails() && bench.fails());
@@ -154,6 +154,32 @@ fn failures_in_a_row_open_it_and_a_success_between_starts_anew() {
     let refused = bench.breaker.admit().err().expect("it is open");
     assert_eq!(refused.kind, FailureKind::BreakerOpen);
     assert_eq!(refused.retry_in, Some(Duration::from_millis(100)));
+}
+
+#[test]
+fn a_plugin_that_fails_every_second_time_is_left_alone() {
+    let bench = Bench::new(10);
+    let calls = (0..100).take_while(|count| match count % 2 {
+        0 => bench.fails(),
+        _ => bench.works(),
+    });
+    assert_eq!(calls.count(), 37, "not after as many in a row");
+    assert_eq!((bench.openings(), bench.retry_in_ms()), (1, 100));
+    // One that is lucky when it is tried does not begin anew.
+    for backoff in [200, 350, 350] {
+        bench
+            .clock
+            .pass(u64::try_from(bench.retry_in_ms()).unwrap());
+        assert!(bench.works() && bench.fails());
+        assert_eq!(bench.retry_in_ms(), backoff);
+    }
+    // Until it has made up for it: nine failures are eighteen successes.
+    bench.clock.pass(350);
+    assert!((0..19).all(|_| bench.works()));
+    assert!((0..9).all(|_| bench.fails()));
+    assert_eq!(bench.breaker.state(), BreakerState::Closed);
+    assert!(bench.fails());
+    assert_eq!(bench.retry_in_ms(), 100);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::fallback::Fallback;
 use crate::guest::{Failure, Processor};
 use crate::held::Held;
 use crate::plugin::Stage;
+use crate::rooms::Room;
 use crate::state::RequestScope;
 use crate::types::{AnswerContext, Delta, FinishReason, Output};
 
@@ -34,9 +35,9 @@ pub(super) struct Link {
     most_held: usize,
     /// The static answer in place of a processor that could not be made.
     last_words: Option<String>,
-    /// What another version would be made for; kept until the processor has answered once, for
-    /// from then on it knows what no other does.
-    repeatable: Option<Arc<AnswerContext>>,
+    /// What another version would be made for, and where; kept until the processor has answered
+    /// once, for from then on it knows what no other does.
+    repeatable: Option<(Arc<AnswerContext>, Arc<Room>)>,
 }
 
 struct Active {
@@ -66,13 +67,14 @@ impl Link {
         bound: &Arc<Bound>,
         scope: &Arc<RequestScope>,
         context: &Arc<AnswerContext>,
+        room: &Arc<Room>,
     ) -> Result<Self, ChainFailure> {
         let mut link = Self::empty(bound, scope);
-        if let Err(failure) = link.make(context).await {
+        if let Err(failure) = link.make(context, room).await {
             match bound.fall_back(scope, STAGE, failure, true)? {
                 Fallback::Skip => {}
                 Fallback::Answer(text) => link.last_words = Some(text),
-                Fallback::Previous(previous) => link.make_previous(previous, context).await?,
+                Fallback::Previous(previous) => link.make_previous(previous, context, room).await?,
             }
         }
         Ok(link)
@@ -108,18 +110,28 @@ impl Link {
         }
     }
 
-    async fn make(&mut self, context: &Arc<AnswerContext>) -> Result<(), Failure> {
+    async fn make(
+        &mut self,
+        context: &Arc<AnswerContext>,
+        room: &Arc<Room>,
+    ) -> Result<(), Failure> {
         let bound = &self.bound;
         let permit = bound.admit(&self.scope, STAGE)?;
-        let made = async {
-            let artifact = bound.binding.plugin.artifact();
-            let guest = bound.guest(&self.scope, &context.request_id, STAGE).await?;
-            guest.processor(artifact, context).await
+        let made = {
+            let (bound, scope) = (Arc::clone(bound), Arc::clone(&self.scope));
+            let (context, room) = (Arc::clone(context), Arc::clone(room));
+            async move {
+                let request_id = &context.request_id;
+                let guest = bound.guest(&scope, request_id, STAGE, room).await?;
+                let artifact = bound.binding.plugin.artifact();
+                guest.processor(artifact, &context).await
+            }
         };
-        match made.await {
+        match bound.run(made).await {
             Ok(processor) => {
                 self.active = Some(Active { processor, permit });
-                self.repeatable = bound.previous.is_some().then(|| Arc::clone(context));
+                let repeatable = || (Arc::clone(context), Arc::clone(room));
+                self.repeatable = bound.previous.is_some().then(repeatable);
                 Ok(())
             }
             Err(failure) => {
@@ -134,9 +146,10 @@ impl Link {
         &mut self,
         previous: Arc<Bound>,
         context: &Arc<AnswerContext>,
+        room: &Arc<Room>,
     ) -> Result<(), ChainFailure> {
         self.bound = previous;
-        let made = self.make(context).await;
+        let made = self.make(context, room).await;
         made.map_err(|failure| failure.in_chain(&self.bound, STAGE))
     }
 
@@ -272,9 +285,9 @@ impl Link {
             (Fallback::Skip, _) => Rescue::Passing(held),
             // What it held it may have held for a reason.
             (Fallback::Answer(text), _) => Rescue::Ending(text),
-            (Fallback::Previous(previous), context) => {
-                if let Some(context) = context {
-                    self.make_previous(previous, &context).await?;
+            (Fallback::Previous(previous), repeatable) => {
+                if let Some((context, room)) = repeatable {
+                    self.make_previous(previous, &context, &room).await?;
                 }
                 Rescue::Again
             }
@@ -290,7 +303,7 @@ impl Link {
         if self.bound.binding.reuse > 0
             && let Some(guest) = processor.release().await
         {
-            self.bound.give_back(guest);
+            self.bound.give_back(&self.scope, guest);
         }
     }
 }

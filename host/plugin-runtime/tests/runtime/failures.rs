@@ -342,6 +342,24 @@ async fn a_plugin_that_fails_every_time_is_left_alone_and_tried_again() {
 }
 
 #[tokio::test]
+async fn a_plugin_that_fails_every_second_time_is_left_alone_too() {
+    let (runtime, _clock) = timed(4);
+    let chain = guarded(&runtime, guests::VERDICTS, FailurePolicy::Closed);
+    let calls = Arc::<Calls>::default();
+    for _ in 0..2 {
+        assert_eq!(
+            judge(&chain, &calls, "fail").await,
+            Err(FailureKind::Declined)
+        );
+        assert_eq!(judge(&chain, &calls, "accept").await, Ok(()));
+    }
+    assert_eq!(breaker(&chain), BreakerState::Closed);
+    let _ = judge(&chain, &calls, "fail").await;
+    let retry_in = Duration::from_millis(100);
+    assert_eq!(breaker(&chain), BreakerState::Open { retry_in });
+}
+
+#[tokio::test]
 async fn an_open_breaker_goes_straight_to_the_policy() {
     let (runtime, _clock) = timed(4);
     let chain = guarded(&runtime, guests::TRAP, FailurePolicy::Open);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gapura_plugin_runtime::{
-    Binding, FailureKind, FailurePolicy, Limits, RuntimeConfig, Validated,
+    Binding, FailureKind, FailurePolicy, FinishReason, Limits, RuntimeConfig, Validated,
 };
 use gapura_test_guests as guests;
 use tracing_subscriber::fmt::MakeWriter;
@@ -186,6 +186,40 @@ async fn without_a_free_instance_a_request_waits_then_fails() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     drop(first);
     assert_eq!(waiting.await.expect("no panic"), Ok(()));
+}
+
+/// Answers that have yet to begin wait in the engine's queue, not with instances in their hands.
+#[tokio::test]
+async fn an_answer_takes_its_instances_when_its_first_delta_comes() {
+    let runtime = small_runtime(RuntimeConfig {
+        max_instances: 2,
+        ..RuntimeConfig::default()
+    });
+    let load = |name, wasm| bind(runtime.load(name, wasm).expect("loads"));
+    let bindings = vec![
+        load("moody", guests::MOODY),
+        load("brackets", guests::BRACKETS),
+        load("render", guests::RENDER),
+    ];
+    let chain = Arc::new(gapura_plugin_runtime::Chain::new("route", bindings).expect("a chain"));
+    let run = chain.start(services());
+    let mut answers: Vec<_> = (0..8)
+        .map(|_| run.responder_when_needed(answer_context()))
+        .collect::<Result<_, _>>()
+        .expect("nothing is made yet");
+    assert_eq!(runtime.free_instances(), 2);
+    assert!(!answers[0].is_passthrough());
+    // Whoever comes first has both, and the next one those when that one has ended.
+    for answer in answers.iter_mut().rev() {
+        answer.push(delta("a")).await.expect("text");
+        assert_eq!(runtime.free_instances(), 0);
+        answer.finish(FinishReason::Stop).await.expect("an end");
+        assert_eq!(
+            runtime.free_instances(),
+            2,
+            "though the answer is still there"
+        );
+    }
 }
 
 /// After every hostile guest above, one after the other in one engine, a good one still answers.

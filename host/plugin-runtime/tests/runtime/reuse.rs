@@ -25,8 +25,12 @@ fn chain(binding: Binding) -> Arc<Chain> {
 }
 
 fn chain_on(runtime: &PluginRuntime, binding: Binding) -> Arc<Chain> {
+    chain_of("route", runtime, binding)
+}
+
+fn chain_of(route: &str, runtime: &PluginRuntime, binding: Binding) -> Arc<Chain> {
     let render = runtime.load("render", guests::RENDER).expect("loads");
-    Arc::new(Chain::new("route", vec![binding, bind(render)]).expect("a chain"))
+    Arc::new(Chain::new(route, vec![binding, bind(render)]).expect("a chain"))
 }
 
 /// How many calls the instance has had that judged a chat of `model`, or how it failed.
@@ -181,7 +185,7 @@ async fn instances_that_wait_give_way_when_the_pool_is_out() {
     };
     let first = chain_on(&runtime, bound("first", guests::KEEPS));
     let second = chain_on(&runtime, bound("second", guests::KEEPS));
-    let other = chain_on(&runtime, bound("other", guests::BRACKETS));
+    let other = chain_of("other", &runtime, bound("other", guests::BRACKETS));
     assert_eq!(calls(&first, "m").await, Ok(1));
     assert_eq!(runtime.free_instances(), 1, "one waits");
     let answer = other.start(services()).responder(answer_context()).await;
@@ -196,6 +200,25 @@ async fn instances_that_wait_give_way_when_the_pool_is_out() {
     assert_eq!(calls(&first, "m").await, Ok(2));
     drop((first, second, other));
     assert_eq!(runtime.free_instances(), 2, "chains take their own along");
+}
+
+#[tokio::test]
+async fn whoever_counts_hears_of_instances_that_serve_again_and_of_those_that_go() {
+    let chain = chain(keeps(2));
+    let (services, calls) = observed();
+    let judge = async |model: &str| {
+        let mut run = chain.start(services.clone());
+        run.validate(chat(model)).await.expect("judged");
+        calls.take_notes()
+    };
+    assert!(judge("m").await.is_empty(), "a fresh one");
+    assert_eq!(judge("m").await, ["keeps serves again"]);
+    assert_eq!(
+        judge("m").await,
+        ["keeps serves again", "keeps is recycled"]
+    );
+    // One that has taken half of its memory goes at once.
+    assert_eq!(judge("g").await, ["keeps is recycled"]);
 }
 
 #[tokio::test]

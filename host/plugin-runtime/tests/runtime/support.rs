@@ -235,6 +235,14 @@ impl CallObserver for Calls {
         self.note(format!("{} fell back in {stage}: {policy}", plugin.name));
     }
 
+    fn reused(&self, plugin: &PluginId) {
+        self.note(format!("{} serves again", plugin.name));
+    }
+
+    fn recycled(&self, plugin: &PluginId) {
+        self.note(format!("{} is recycled", plugin.name));
+    }
+
     fn breaker_opened(&self, plugin: &PluginId, stage: Stage) {
         self.note(format!("{} has an open breaker in {stage}", plugin.name));
     }

@@ -25,6 +25,12 @@ pub struct PluginsSection {
     pub watch: bool,
     /// Folder for compiled code. Default `~/.cache/gapura/plugins`.
     pub cache_dir: Option<PathBuf>,
+    /// Most instances of plugins at once, over all routes; 1 to 10,000. A request uses one or two
+    /// while it is validated and rendered, and each of its answers one for each plugin that works
+    /// on it, from its first token on. A route may have as many as it leaves to the others: alone
+    /// half of them. Those beyond wait, for as long as the request may take. Read at start only.
+    /// Default 1024.
+    pub max_instances: NonZeroU32,
     /// Keep account of what each plugin costs, for `/metrics`, `gapura plugin status` and release
     /// control. Default true.
     pub ledger: bool,
@@ -80,6 +86,7 @@ impl Default for PluginsSection {
             keep_versions: NonZeroUsize::new(10).expect("the defaults are above zero"),
             watch: true,
             cache_dir: None,
+            max_instances: NonZeroU32::new(1024).expect("the defaults are above zero"),
             ledger: true,
             guard: GuardSection::default(),
             trusted_keys: Vec::new(),

@@ -155,16 +155,17 @@ pub struct BindingSection {
     pub http: HttpSection,
 }
 
-/// `breaker` of a binding: a plugin that fails every time is not called for a while. Each of its
+/// `breaker` of a binding: a plugin that keeps failing is not called for a while. Each of its
 /// stages on each route has a circuit breaker of its own; a changed chain begins with closed ones.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerSection {
-    /// Failures in a row that open it, whatever requests they come from; a success between them
-    /// starts the count anew. 0 turns it off. Default 10.
+    /// Failures in a row that open it, whatever requests they come from. A success takes half of a
+    /// failure back: a plugin that fails on every second call is left alone after four times as many
+    /// calls, one that fails on less than a third of them never. 0 turns it off. Default 10.
     pub failures: Option<u32>,
     /// Milliseconds until one request tries the plugin again; twice as long after each try that
-    /// fails. Default 1000.
+    /// fails, or that only one failure followed. Default 1000.
     pub backoff_ms: Option<NonZeroU32>,
     /// The most that becomes of `backoff_ms`. Default 60000.
     pub max_backoff_ms: Option<NonZeroU32>,
@@ -188,8 +189,8 @@ pub struct QuestionsSection {
 pub struct HttpSection {
     /// The hosts: names (`api.example.com`), all names below one (`*.example.com`), addresses and
     /// networks (`10.0.0.0/8`), each on the port of `http` or `https`, or on `:PORT` behind it. A
-    /// private address must be named by itself or its network, whatever name leads to it, but for
-    /// that of `localhost`. No default: the grant needs one host at least.
+    /// private address must be named by itself or by a network that is private as a whole, whatever
+    /// name leads to it, but for that of `localhost`: `0.0.0.0/0` is the Internet. No default: the grant needs one host at least.
     pub allow: Vec<String>,
     /// Most requests in one request of a client. Default 4.
     pub max_requests: Option<NonZeroU32>,

@@ -53,6 +53,9 @@ impl Asked {
 /// The failure policies by which a request goes on, as [`FailurePolicy::as_str`] says them.
 pub(super) const FALLBACKS: [&str; 3] = ["open", "previous", "static"];
 
+/// Where an instance comes from that serves a request.
+pub(super) const SOURCES: [&str; 2] = ["fresh", "reused"];
+
 /// The counts of one version on one route.
 #[derive(Debug)]
 pub(crate) struct Account {
@@ -65,6 +68,10 @@ pub(crate) struct Account {
     request: Histogram,
     memory_bytes: Counter,
     held_bytes: Counter,
+    /// Instances that served a request: made for it, and used again. In the order of [`SOURCES`].
+    pub(super) instances: [Counter; SOURCES.len()],
+    /// Instances that were to serve again and went.
+    pub(super) recycled: Counter,
     pub(super) questions: [Counter; Asked::ALL.len()],
     pub(super) question_tokens: [Counter; 2],
 }
@@ -114,6 +121,8 @@ impl Account {
             request: Histogram::default(),
             memory_bytes: Counter::default(),
             held_bytes: Counter::default(),
+            instances: Default::default(),
+            recycled: Counter::default(),
             questions: Default::default(),
             question_tokens: Default::default(),
         }
@@ -125,6 +134,7 @@ impl Account {
         self.memory_bytes.raise(call.memory_bytes);
         let is_answered = matches!(call.outcome, Outcome::Answered);
         if call.function == "instantiate" && is_answered {
+            self.instances[0].add(1);
             return;
         }
         let stage = self.stage(call.stage);
@@ -152,6 +162,14 @@ impl Account {
 
     pub(super) fn breaker_opened(&self, stage: Stage) {
         self.stage(stage).breaker_openings.add(1);
+    }
+
+    pub(super) fn reused(&self) {
+        self.instances[1].add(1);
+    }
+
+    pub(super) fn recycled(&self) {
+        self.recycled.add(1);
     }
 
     /// One request has ended in which it was called, for `took_ns` in all.

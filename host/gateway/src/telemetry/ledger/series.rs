@@ -10,7 +10,7 @@ use prometheus::proto::{
 };
 
 use super::Ledger;
-use super::account::{Account, Asked, FALLBACKS};
+use super::account::{Account, Asked, FALLBACKS, SOURCES};
 use super::histogram::Snapshot;
 use crate::telemetry::names::{self, Name};
 
@@ -46,7 +46,7 @@ impl Series {
     }
 }
 
-const FAMILIES: [(Name, MetricType, &[&str]); 12] = [
+const FAMILIES: [(Name, MetricType, &[&str]); 14] = [
     (names::PLUGIN_CALLS, MetricType::COUNTER, &["stage"]),
     (
         names::PLUGIN_FAILURES,
@@ -69,6 +69,8 @@ const FAMILIES: [(Name, MetricType, &[&str]); 12] = [
     (names::PLUGIN_REQUEST_SECONDS, MetricType::HISTOGRAM, &[]),
     (names::PLUGIN_MEMORY, MetricType::GAUGE, &[]),
     (names::PLUGIN_HELD, MetricType::GAUGE, &[]),
+    (names::PLUGIN_INSTANCES, MetricType::COUNTER, &["source"]),
+    (names::PLUGIN_RECYCLED, MetricType::COUNTER, &[]),
     (names::PLUGIN_QUESTIONS, MetricType::COUNTER, &["outcome"]),
     (
         names::PLUGIN_QUESTION_TOKENS,
@@ -115,6 +117,8 @@ fn add(account: &Account, metrics: &mut [Vec<Metric>; FAMILIES.len()]) {
         request_seconds,
         memory,
         held,
+        instances,
+        recycled,
         asked,
         tokens,
     ] = metrics;
@@ -152,6 +156,15 @@ fn add(account: &Account, metrics: &mut [Vec<Metric>; FAMILIES.len()]) {
         let [most_memory, most_held] = account.most_bytes();
         memory.push(gauge(of(), most_memory));
         held.push(gauge(of(), most_held));
+    }
+    for (source, served) in SOURCES.iter().zip(&account.instances) {
+        if served.get() > 0 {
+            let labels = labels(account, &[("source", source)]);
+            instances.push(counter(labels, served.get()));
+        }
+    }
+    if account.recycled.get() > 0 {
+        recycled.push(counter(of(), account.recycled.get()));
     }
     for outcome in Asked::ALL {
         let count = account.questions[outcome as usize].get();

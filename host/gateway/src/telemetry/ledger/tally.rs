@@ -146,6 +146,14 @@ impl CallObserver for Tally {
         self.with(plugin, |account, _| account.fell_back(stage, policy));
     }
 
+    fn reused(&self, plugin: &PluginId) {
+        self.with(plugin, |account, _| account.reused());
+    }
+
+    fn recycled(&self, plugin: &PluginId) {
+        self.with(plugin, |account, _| account.recycled());
+    }
+
     fn breaker_opened(&self, plugin: &PluginId, stage: Stage) {
         self.with(plugin, |account, _| account.breaker_opened(stage));
     }

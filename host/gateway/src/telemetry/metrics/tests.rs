@@ -77,6 +77,19 @@ fn busy() -> Arc<Metrics> {
             fuel: None,
         });
     }
+    tally.observe(&GuestCall {
+        plugin: &guard,
+        route: "support",
+        stage: Stage::Validate,
+        function: "instantiate",
+        outcome: Outcome::Answered,
+        duration: Duration::ZERO,
+        memory_bytes: 65_536,
+        fuel: None,
+    });
+    tally.reused(&guard);
+    tally.reused(&guard);
+    tally.recycled(&guard);
     tally.fell_back(&guard, Stage::Validate, &FailurePolicy::Previous);
     tally.breaker_opened(&guard, Stage::Validate);
     metrics.breakers([(["support", "guard", "1.0.0", "sha256:ab"], true)].into_iter());
@@ -151,8 +164,13 @@ fn the_ledger_is_scraped_by_version_route_and_stage() {
         ),
         ("gapura_plugin_memory_bytes", "", version, 65_536.0),
         ("gapura_plugin_held_bytes", "", version, 0.0),
+        ("gapura_plugin_instances_recycled_total", "", version, 1.0),
     ] {
         assert_eq!(sample(name, before, after), value, "{name}");
+    }
+    for (source, count) in [("fresh", 1.0), ("reused", 2.0)] {
+        let after = format!(",source=\"{source}\",version=\"1.0.0\"");
+        assert_eq!(sample("gapura_plugin_instances_total", "", &after), count);
     }
     let bucket = |le: &str| {
         let after = format!("{staged},le=\"{le}\"");
