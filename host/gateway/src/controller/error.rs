@@ -215,6 +215,7 @@ impl ControlError {
                 MoveError::NotVerified { .. } => "not_verified",
                 MoveError::IsLive { .. } => "version_is_live",
                 MoveError::OnTrial { .. } => "version_on_trial",
+                MoveError::TooMany { .. } => "too_many_plugins",
                 MoveError::Percent { .. } => "invalid_percent",
             },
             Self::Chain(error) => match error {
@@ -294,8 +295,12 @@ impl From<ControlError> for ApiError {
         } else {
             "invalid_request_error"
         };
-        Self::new(status, kind, error.to_string())
+        let answer = Self::new(status, kind, error.to_string())
             .with_code(error.code())
-            .no_retry()
+            .no_retry();
+        match error {
+            ControlError::Move(MoveError::Percent { .. }) => answer.with_param("percent"),
+            _ => answer,
+        }
     }
 }
