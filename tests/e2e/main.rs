@@ -4,6 +4,7 @@ mod cases;
 mod chat;
 mod cli;
 mod completions;
+mod crashes;
 mod drain;
 mod errors;
 mod expect;

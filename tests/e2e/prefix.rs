@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Request;
-use gapura::controller::Until;
+use gapura::controller::{Origin, Until};
 use gapura::pipeline::Prefill;
 use gapura_engine::sim::{SimLatency, SimRunner, sim_tokenizer};
 use gapura_engine::{EngineConfig, ModelRunner as _};
@@ -195,6 +195,18 @@ async fn a_templates_prefix_is_computed_before_a_new_version_serves() {
     };
     let computed = push("chatml").await;
     assert!((1..=17).contains(&computed), "{computed}");
+    // Who goes back waits for nothing, be it an operator or the guard.
+    for origin in [Origin::Admin, Origin::Guard] {
+        let before = server.engine.stats().prefill_tokens;
+        let controller = server.controller.clone();
+        let back = move || controller.roll_back("chatml", origin, None, None);
+        let work = tokio::task::spawn_blocking(back);
+        work.await.expect("no panic").expect("one served before");
+        assert_eq!(server.engine.stats().prefill_tokens, before, "{origin}");
+        if origin == Origin::Admin {
+            assert!((1..=17).contains(&push("chatml").await));
+        }
+    }
     // Without a prefix there is nothing to compute.
     assert_eq!(push("gemma-chat").await, 0);
 }

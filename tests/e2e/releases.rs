@@ -1,18 +1,18 @@
-//! Plugins released like software: step by step, back again, and through the death of the server.
+//! Plugins released like software: step by step, and back again.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     process::Output,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
+use gapura::config::Digest;
 use gapura_plugin_runtime::add_custom_section;
 use gapura_test_guests as guests;
 use serde_json::{Value, json};
 
-use crate::process::{Process, TOKEN, complained, component, gapura, said, stream};
+use crate::process::{Process, TOKEN, complained, component, gapura, said};
 
 const CONFIG: &str = "[[routes]]\nname = 'chat'\n\
     plugins = [{ plugin = 'chatml' }, { plugin = 'mark' }]\n";
@@ -64,6 +64,11 @@ fn a_version_is_pushed_tried_activated_and_rolled_back() {
         verified.contains("verified") && verified.contains("live"),
         "{verified}"
     );
+    let shadow = said(&cli(&server, &["shadow", "mark"]));
+    assert!(
+        shadow.contains("shadow") && shadow.contains("live"),
+        "{shadow}"
+    );
     let canary = said(&cli(&server, &["canary", "mark", "5"]));
     assert!(canary.contains("canary 5 %"), "{canary}");
     let status = said(&cli(&server, &["status"]));
@@ -95,9 +100,12 @@ fn a_version_is_pushed_tried_activated_and_rolled_back() {
         "live",
         "retired",
         "canary 5 %",
+        "shadow",
         "verified",
         "staged",
         "live",
+        "verified",
+        "staged",
     ];
     assert_eq!(outcomes, expected);
 }
@@ -152,8 +160,8 @@ fn moves_that_mean_nothing_are_refused_by_name() {
         (
             "plugins/mark/canary",
             Some(json!({ "percent": 0 })),
-            409,
-            "no_candidate",
+            400,
+            "invalid_percent",
         ),
         (
             "plugins/mark/canary",
@@ -210,6 +218,162 @@ fn moves_that_mean_nothing_are_refused_by_name() {
 }
 
 #[test]
+fn a_move_that_is_wrong_names_its_field() {
+    let server = Process::start(CONFIG, &[("mark", guests::BRACKETS)]);
+    for (body, param, part) in [
+        (json!({ "percent": 0 }), "percent", "percent is 0"),
+        (json!({ "percent": 101 }), "percent", "percent is 101"),
+        (json!({ "percent": 1000 }), "percent", "1 to 100"),
+        (json!({ "percent": -1 }), "percent", "`percent` is -1"),
+        (json!({ "percent": "5" }), "percent", "a whole number"),
+        (json!({ "digest": 5 }), "digest", "digits in quotes"),
+        (json!({ "digits": "5" }), "digits", "no field of a move"),
+        (json!({}), "percent", "`percent` is required"),
+    ] {
+        let (status, answer) = server.admin("POST", "plugins/mark/canary", Some(&body));
+        let error = &answer["error"];
+        assert_eq!((status, &error["param"]), (400, &json!(param)), "{answer}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(part), "{message}");
+    }
+    let (status, answer) = server.admin("POST", "plugins/mark/canary", Some(&json!([1])));
+    assert_eq!((status, &answer["error"]["param"]), (400, &Value::Null));
+}
+
+/// Sends the beginning of a request, ends it there, and reads what is answered.
+fn ended(server: &Process, request: &[u8]) -> String {
+    let address = server.url.strip_prefix("http://").expect("a URL");
+    let mut connection = TcpStream::connect(address).expect("it listens");
+    connection.write_all(request).expect("it reads");
+    connection
+        .shutdown(std::net::Shutdown::Write)
+        .expect("it is open");
+    let mut answer = String::new();
+    // What was read before the connection broke counts.
+    let _ = connection.read_to_string(&mut answer);
+    answer
+}
+
+#[test]
+fn an_upload_that_cannot_be_read_whole_is_told_so_where_it_can_be() {
+    let server = Process::start(CONFIG, &[("mark", guests::BRACKETS)]);
+    let before = stand(&server);
+    let head = format!(
+        "PUT /admin/v1/plugins/mark HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         authorization: Bearer {TOKEN}\r\n"
+    );
+    for rest in [
+        "content-length: 1000\r\n\r\nhalf",
+        "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nodd\r\n",
+    ] {
+        let answer = ended(&server, format!("{head}{rest}").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer:?}");
+        assert!(
+            answer.contains("the body did not come in whole: "),
+            "{answer}"
+        );
+    }
+    assert_eq!(stand(&server), before);
+}
+
+/// Server-sent events: the next `count` of them, each with its name and data.
+fn events(lines: &mut impl Iterator<Item = String>, count: usize) -> Vec<(String, Value)> {
+    let mut events = Vec::new();
+    let mut name = String::new();
+    while events.len() < count {
+        let line = lines.next().expect("the stream goes on");
+        if let Some(said) = line.strip_prefix("event: ") {
+            said.clone_into(&mut name);
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            let data = serde_json::from_str(data).expect("data is JSON");
+            events.push((name.clone(), data));
+        }
+    }
+    events
+}
+
+#[test]
+fn changes_are_events_as_they_are_committed() {
+    let server = Process::start(CONFIG, &[("mark", guests::BRACKETS)]);
+    let (_, before) = server.admin("GET", "history", None);
+    let before = before["history"].as_array().unwrap().len();
+    let stream = Process::agent()
+        .get(format!("{}/admin/v1/events", server.url))
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .call()
+        .unwrap();
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    let mut lines = BufReader::new(stream.into_body().into_reader())
+        .lines()
+        .map(|line| line.expect("a stream of text"));
+
+    let next = version("next");
+    assert_eq!(server.push("mark?until=verified", &next).0, 201);
+    for (action, body) in [
+        ("shadow", json!({})),
+        ("canary", json!({ "percent": 5 })),
+        ("activate", json!({})),
+        ("rollback", json!({})),
+    ] {
+        let (status, answer) = server.admin("POST", &format!("plugins/mark/{action}"), Some(&body));
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_eq!(server.push("mark", b"broken").0, 422);
+    assert_eq!(server.admin("POST", "reload", None).0, 200);
+
+    let seen = events(&mut lines, 11);
+    let (_, history) = server.admin("GET", "history", None);
+    let mut committed = history["history"].as_array().unwrap().clone();
+    committed.truncate(committed.len() - before);
+    committed.reverse();
+    assert!(seen.iter().all(|(name, _)| name == "change"));
+    let data: Vec<Value> = seen.into_iter().map(|(_, data)| data).collect();
+    assert_eq!(data, committed);
+
+    let text = |key: &str| {
+        data.iter()
+            .map(|change| change[key].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        text("outcome"),
+        [
+            "staged",
+            "verified",
+            "shadow",
+            "canary 5 %",
+            "retired",
+            "live",
+            "retired",
+            "live",
+            "staged",
+            "refused",
+            "live"
+        ]
+    );
+    let first = Digest::of(guests::BRACKETS).to_hex();
+    let [next, broken] = [&next[..], b"broken"].map(|bytes| Digest::of(bytes).to_hex());
+    let digests = [
+        &next, &next, &next, &next, &first, &next, &next, &first, &broken, &broken,
+    ];
+    assert_eq!(text("digest")[..10], digests.map(|digest| json!(digest)));
+    assert_eq!(text("digest")[10], Value::Null);
+    for change in &data {
+        assert_eq!(change["origin"], "admin");
+        assert!(change["at"].as_u64().unwrap() > 0);
+    }
+    assert_eq!(
+        (&data[9]["subject"], &data[10]["subject"]),
+        (&json!("plugin mark"), &json!("configuration"))
+    );
+    let reason = data[9]["reason"].as_str().unwrap();
+    assert!(reason.contains("was refused"), "{reason}");
+    // The version that its author has written into it is known once it was read.
+    assert_eq!(data[0]["version"], Value::Null);
+    assert!(data[1]["version"].is_string());
+}
+
+#[test]
 fn an_upload_that_is_cut_off_changes_nothing() {
     let server = Process::start(CONFIG, &[("mark", guests::BRACKETS)]);
     let before = stand(&server);
@@ -228,63 +392,6 @@ fn an_upload_that_is_cut_off_changes_nothing() {
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(stand(&server), before);
     assert_eq!(server.push("mark", &version("whole")).0, 201);
-}
-
-/// Two versions are pushed in turn while the server is killed at a random moment, again and
-/// again: what serves then is what was last acknowledged, or what was being pushed.
-#[test]
-fn a_server_that_is_killed_comes_back_with_a_committed_state() {
-    const KILLS: u64 = 20;
-    let mut server = Process::start(CONFIG, &[("mark", guests::BRACKETS)]);
-    let mut count = 0;
-    let mut interrupted = 0;
-    let mut served = stand(&server).0;
-    let mut sequence = 0;
-    for kill in 0..KILLS {
-        let stop = AtomicBool::new(false);
-        let mut attempted = served.clone();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // Spread over the time that a push takes.
-                std::thread::sleep(Duration::from_micros(40_000 + kill * 3_700));
-                server.signal("KILL");
-                stop.store(true, Relaxed);
-            });
-            while !stop.load(Relaxed) {
-                count += 1;
-                let component = version(&count.to_string());
-                let url = format!("{}/admin/v1/plugins/mark", server.url);
-                let pushed = Process::agent()
-                    .put(&url)
-                    .header("authorization", format!("Bearer {TOKEN}"))
-                    .send(&component);
-                let digest = gapura::config::Digest::of(&component).to_hex();
-                attempted.clone_from(&digest);
-                match pushed {
-                    Ok(answer) if answer.status() == 201 => served = digest,
-                    _ => {
-                        interrupted += 1;
-                        break;
-                    }
-                }
-            }
-        });
-        server = server.killed_and_started_again();
-        let (live, states) = stand(&server);
-        assert!(
-            live == served || live == attempted,
-            "{live} serves; {served} was acknowledged, {attempted} under way"
-        );
-        served = live;
-        let live = states.iter().filter(|state| *state == "live");
-        assert_eq!(live.count(), 1, "{states:?}");
-        let (_, history) = server.admin("GET", "history", None);
-        let newest = history["history"][0]["sequence"].as_u64().unwrap();
-        assert!(newest >= sequence);
-        sequence = newest;
-        stream(&Process::agent(), &server.url, "Halo").unwrap();
-    }
-    assert!(interrupted > 0, "no push was interrupted in {KILLS} kills");
 }
 
 #[test]

@@ -224,6 +224,40 @@ fn a_canary_that_runs_out_of_time_is_taken_back_for_that() {
 }
 
 #[test]
+fn a_canary_that_is_slow_is_taken_back_for_that() {
+    let server = Process::start(GUARDED, &[("judge", guests::ACCEPT)]);
+    for number in 0..20 {
+        assert_eq!(ask(&server, &number.to_string()).0, 200);
+    }
+    let digest = try_out(
+        &server,
+        "judge",
+        guests::SLOW,
+        "canary",
+        json!({ "percent": 50 }),
+    );
+    let is_retired = || plugin(&server, "judge")["trial"].is_null();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut number = 0;
+    while !is_retired() {
+        assert!(Instant::now() < deadline, "{}", plugin(&server, "judge"));
+        number += 1;
+        assert_eq!(ask(&server, &format!("user-{number}")).0, 200);
+    }
+    let reason = becomes(&server, "judge", &digest, "retired");
+    assert!(
+        reason.contains("one in twenty requests takes it more than")
+            && reason.contains("the limit is 2 times as much"),
+        "{reason}"
+    );
+    for number in 0..20 {
+        let (status, _, chain) = ask(&server, &number.to_string());
+        assert_eq!(status, 200);
+        assert!(!chain.contains(&digest[..6]), "{chain}");
+    }
+}
+
+#[test]
 fn a_stream_stays_on_the_version_that_it_began_with() {
     let config = format!("[engine]\nsim_step_ms = 10\n{CONFIG}");
     let server = Process::start(&config, &[("mark", guests::BRACKETS)]);
@@ -263,6 +297,45 @@ fn a_version_that_goes_live_and_fails_goes_back_by_itself() {
     }
     let reason = becomes(&server, "judge", digest, "retired");
     assert!(reason.contains("it failed in"), "{reason}");
+    assert_eq!(ask(&server, "a").0, 200);
+}
+
+#[test]
+fn a_rollback_that_a_route_forbids_is_said_once_and_tried_again() {
+    let tools = tempfile::tempdir().unwrap();
+    let log = tools.path().join("log");
+    let server = Process::start_with(GUARDED, &[("judge", guests::ACCEPT)], |command| {
+        command.stderr(std::fs::File::create(&log).unwrap());
+    });
+    for number in 0..20 {
+        assert_eq!(ask(&server, &number.to_string()).0, 200);
+    }
+    let (status, answer) = server.push("judge", guests::TRAP);
+    assert_eq!(status, 201, "{answer}");
+    let digest = answer["digest"].as_str().unwrap();
+    let configure = |toml: &str| {
+        std::fs::write(server.dir.path().join("gapura.toml"), toml).unwrap();
+        let (status, answer) = server.admin("POST", "reload", None);
+        assert_eq!(status, 200, "{answer}");
+    };
+    // The route takes this version, and no other any more.
+    let pin = format!("'judge', digest = 'sha256:{digest}'");
+    configure(&GUARDED.replace("'judge'", &pin));
+    for number in 0..10 {
+        let (status, body, _) = ask(&server, &number.to_string());
+        assert!(matches!(status, 500 | 503), "{body}");
+    }
+    thread::sleep(Duration::from_secs(3));
+    let text = std::fs::read_to_string(&log).unwrap();
+    let said: Vec<&str> = text.lines().filter(|line| line.contains("roll")).collect();
+    assert_eq!(said.len(), 1, "{said:#?}");
+    assert!(
+        said[0].contains("cannot roll back") && said[0].contains("pins `judge`"),
+        "{said:#?}"
+    );
+    assert_eq!(plugin(&server, "judge")["digest"], digest);
+    configure(GUARDED);
+    becomes(&server, "judge", digest, "retired");
     assert_eq!(ask(&server, "a").0, 200);
 }
 

@@ -5,6 +5,7 @@
 //! is freed with the last of them.
 
 mod chains;
+mod commit;
 mod draft;
 mod error;
 mod follow;

@@ -4,6 +4,7 @@ use super::{
     Change, Origin,
     release::{Release, Releases},
 };
+use crate::telemetry::Metrics;
 
 /// The state as it would be.
 #[derive(Debug, Clone)]
@@ -45,6 +46,15 @@ impl Draft {
             digest: Some(digest.to_owned()),
             ..change
         });
+    }
+
+    /// Counts its changes of plugins.
+    pub(super) fn count(&self, metrics: &Metrics) {
+        for change in &self.changes {
+            if let Some(name) = change.plugin_name() {
+                metrics.transition(name, change.state(), &change.origin.to_string());
+            }
+        }
     }
 
     /// Whether any of its changes comes from `origin`.

@@ -215,6 +215,7 @@ impl ControlError {
                 MoveError::NotVerified { .. } => "not_verified",
                 MoveError::IsLive { .. } => "version_is_live",
                 MoveError::OnTrial { .. } => "version_on_trial",
+                MoveError::TooMany { .. } => "too_many_plugins",
                 MoveError::Percent { .. } => "invalid_percent",
             },
             Self::Chain(error) => match error {

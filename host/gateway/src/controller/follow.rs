@@ -55,7 +55,7 @@ impl Follower {
 #[derive(Default)]
 struct FileChanges {
     last: Option<Digest>,
-    /// Reloads of the same content that a registry has made fail, and when to try again.
+    /// Reloads of the same content that a registry or the disk has made fail, and when to try again.
     failures: u32,
     next_try: Option<Instant>,
 }
@@ -78,7 +78,8 @@ impl FileChanges {
             return;
         }
         self.next_try = match controller.reload(Origin::File) {
-            Err(ControlError::Registry { .. }) => {
+            // The registry, or the disk that the change is to be written to, may be back soon.
+            Err(ControlError::Registry { .. } | ControlError::Store { .. }) => {
                 self.failures += 1;
                 Some(Instant::now() + sources::pause(self.failures))
             }

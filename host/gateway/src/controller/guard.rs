@@ -1,17 +1,20 @@
 //! Takes versions back that do worse than the one that they are to replace: those on trial, and
 //! those that went live a short while ago. It never lets one go further by itself.
 
+mod troubles;
+
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{ControlError, Controller, Origin};
 use crate::{config::GuardConfig, telemetry::ledger::Totals, trial::rate};
+use troubles::{Condemned, Troubles};
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -37,8 +40,9 @@ impl Guard {
         let thread = thread::Builder::new()
             .name("gapura-guard".to_owned())
             .spawn(move || {
+                let mut troubles = Troubles::default();
                 while !stopped.load(Ordering::Relaxed) {
-                    controller.look_after();
+                    controller.look_after(&mut troubles);
                     controller.write_down();
                     thread::park_timeout(INTERVAL);
                 }
@@ -62,48 +66,67 @@ impl Drop for Guard {
 }
 
 impl Controller {
-    /// Rolls back whatever does too badly.
-    pub fn look_after(&self) {
+    /// Rolls back whatever does too badly. What cannot be rolled back is tried again after growing
+    /// pauses, which `troubles` keeps.
+    fn look_after(&self, troubles: &mut Troubles) {
         let config = self.config();
         let guard = &config.plugins.guard;
         if !guard.enabled {
             return;
         }
-        let ledger = self.metrics.ledger();
-        let mut condemned = Vec::new();
-        for (name, serving) in &mut self.state().serving {
-            if let Some(trial) = &serving.trial {
-                let [live, candidate] = trial.watched.totals(ledger);
-                let reason = judge(&live, &candidate, guard);
-                let digest = &trial.watched.candidate().digest;
-                condemned.extend(reason.map(|reason| (name.clone(), digest.clone(), reason)));
+        let condemned = self.condemned(guard);
+        troubles.keep(&condemned);
+        for (version, reason) in condemned {
+            let now = Instant::now();
+            if !troubles.may_try(&version, now) {
+                continue;
             }
-            if let Some(watched) = &serving.probation {
-                let [_, candidate] = watched.totals(ledger);
-                let reason = judge(watched.before_live(), &candidate, guard);
-                let digest = &watched.candidate().digest;
-                condemned.extend(reason.map(|reason| (name.clone(), digest.clone(), reason)));
-                if watched.elapsed() > guard.probation {
-                    serving.probation = None;
-                }
-            }
-        }
-        for (name, digest, reason) in condemned {
-            match self.withdraw(&name, &digest, reason) {
+            let (name, digest) = (&version.name, &version.digest);
+            let back = self.roll_back(name, Origin::Guard, Some(digest), Some(reason.clone()));
+            match back {
+                Ok(_) => tracing::warn!(plugin = name, digest, reason, "rolled back"),
                 // Somebody was faster.
-                Ok(()) | Err(ControlError::Move(_)) => {}
+                Err(ControlError::Move(_)) => {}
                 Err(error) => {
-                    tracing::error!(plugin = name, digest, %error, "cannot roll back");
+                    if troubles.failed(version.clone(), error.to_string(), now) {
+                        tracing::error!(plugin = name, digest, reason, %error, "cannot roll back");
+                    }
                 }
             }
         }
     }
 
-    /// Rolls back if that takes the version `digest` out of service.
-    fn withdraw(&self, name: &str, digest: &str, reason: String) -> Result<(), ControlError> {
-        tracing::warn!(plugin = name, digest, reason, "rolling back");
-        self.roll_back(name, Origin::Guard, Some(digest), Some(reason))
-            .map(drop)
+    /// The versions that do too badly, and why. Whose probation is over is forgotten.
+    fn condemned(&self, guard: &GuardConfig) -> Vec<(Condemned, String)> {
+        let ledger = self.metrics.ledger();
+        let mut condemned = Vec::new();
+        let mut judged = |name: &str, digest: &str, reason: Option<String>| {
+            let version = Condemned {
+                name: name.to_owned(),
+                digest: digest.to_owned(),
+            };
+            condemned.extend(reason.map(|reason| (version, reason)));
+        };
+        for (name, serving) in &mut self.state().serving {
+            if let Some(trial) = &serving.trial {
+                let [live, candidate] = trial.watched.totals(ledger);
+                let digest = &trial.watched.candidate().digest;
+                judged(name, digest, judge(&live, &candidate, guard));
+            }
+            if let Some(watched) = &serving.probation {
+                let [_, candidate] = watched.totals(ledger);
+                let digest = &watched.candidate().digest;
+                judged(
+                    name,
+                    digest,
+                    judge(watched.before_live(), &candidate, guard),
+                );
+                if watched.elapsed() > guard.probation {
+                    serving.probation = None;
+                }
+            }
+        }
+        condemned
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Origin {
     Guard,
     /// A reference of the configuration to a registry.
     Registry,
+    /// Another binary of the gateway, which carries other plugins.
+    Binary,
 }
 
 impl fmt::Display for Origin {
@@ -38,6 +40,7 @@ impl fmt::Display for Origin {
             Self::Signal => "signal",
             Self::Guard => "guard",
             Self::Registry => "registry",
+            Self::Binary => "binary",
         })
     }
 }
@@ -57,8 +60,8 @@ pub struct Change {
     pub version: Option<String>,
     /// SHA-256 of the artefact.
     pub digest: Option<String>,
-    /// What became of it: `staged`, `verified`, `shadow`, `canary 10 %`, `live`, `retired` or
-    /// `refused`.
+    /// What became of it: `staged`, `verified`, `shadow`, `canary 10 %`, `live`, `retired`,
+    /// `signed` or `refused`.
     pub outcome: String,
     /// Why it was refused or taken out of service.
     pub reason: Option<String>,
@@ -118,11 +121,6 @@ impl History {
             self.0.pop_front();
         }
         self.0.push_back(change);
-    }
-
-    /// In their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Change> {
-        self.0.iter()
     }
 
     /// The newest first.

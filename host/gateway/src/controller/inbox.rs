@@ -10,7 +10,8 @@ use std::{
 use super::ControlError;
 use crate::signing::MAX_TEXT_BYTES;
 
-/// The plugins of `dir`, in alphabetical order. A folder that is missing has none.
+/// The plugins of `dir`, in alphabetical order. A folder that is missing has none. What is called
+/// like one and is no file is passed over, and said.
 pub(super) fn names(dir: &Path) -> Result<Vec<String>, ControlError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -20,7 +21,18 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>, ControlError> {
     let mut names = Vec::new();
     for entry in entries {
         let path = entry.map_err(ControlError::store("read", dir))?.path();
-        names.extend(plugin_name(&path).map(str::to_owned));
+        let Some(name) = plugin_name(&path) else {
+            continue;
+        };
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => names.push(name.to_owned()),
+            Ok(_) => {
+                tracing::warn!(file = %path.display(), "passed over what is no file");
+            }
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "passed over a file that cannot be read");
+            }
+        }
     }
     names.sort_unstable();
     Ok(names)
@@ -82,6 +94,10 @@ mod tests {
         for name in ["persona.wasm", "guard.wasm", ".half.wasm"] {
             fs::write(dir.path().join(name), name).unwrap();
         }
+        // What only looks like one.
+        fs::create_dir(dir.path().join("folder.wasm")).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("nowhere", dir.path().join("link.wasm")).unwrap();
         assert_eq!(names(dir.path()).unwrap(), ["guard", "persona"]);
         assert_eq!(read(dir.path(), "guard").unwrap(), b"guard.wasm");
         let error = read(dir.path(), "gone").unwrap_err();

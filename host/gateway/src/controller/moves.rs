@@ -5,14 +5,14 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::{
-    Change, ControlError, Controller, Origin, PluginStatus, chains,
-    draft::Draft,
+    Change, ControlError, Controller, Origin, PluginStatus,
+    commit::Turn,
     history, inbox, provenance,
     release::{Check, Facts, Source, TrialMode, Version},
-    serving::{Serving, Shelf},
+    serving::Serving,
     verify,
 };
-use crate::{config::Digest, signing::Signature, trial::Watched};
+use crate::{config::Digest, signing::Signature};
 
 /// How far a pushed artefact is to come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -79,8 +79,10 @@ impl Controller {
         let Some(dir) = &config.plugins.dir else {
             return Ok(());
         };
-        let component = inbox::read(dir, name)?;
-        let signature = inbox::signature(dir, name)?;
+        let read = || Ok((inbox::read(dir, name)?, inbox::signature(dir, name)?));
+        let (component, signature) = read().inspect_err(|error: &ControlError| {
+            tracing::warn!(plugin = name, reason = %error, "passed over a plugin file");
+        })?;
         let digest = Digest::of(&component).to_hex();
         let state = self.state();
         let release = state.releases.plugins.get(name);
@@ -176,7 +178,7 @@ impl Controller {
         if let Some(live) = &back.live {
             draft.note_version(Change::plugin(origin, name, "live"), live);
         }
-        self.finish(name, draft, false)?;
+        self.finish(name, draft, Turn::Back)?;
         self.status(name)
     }
 
@@ -201,15 +203,20 @@ impl Controller {
         until: Until,
     ) -> Result<(), ControlError> {
         let digest = Digest::of(component).to_hex();
-        let signature = provenance::read(name, &digest, signature);
-        let taken = self.take_version(name, component, &digest, signature, origin, until);
+        let taken = verify::check_name(name).and_then(|()| {
+            let signature = provenance::read(name, &digest, signature);
+            self.take_version(name, component, &digest, signature, origin, until)
+        });
         let outcome = match (&taken, until) {
             (Err(_), _) => "refused",
             (Ok(()), Until::Live) => "live",
             (Ok(()), Until::Verified) => "verified",
             (Ok(()), Until::Staged) => "staged",
         };
-        self.metrics.swap(name, outcome);
+        // Names come from the network: those that were never taken make no series.
+        if self.known(name).is_ok() {
+            self.metrics.swap(name, outcome);
+        }
         match &taken {
             Ok(()) => tracing::info!(plugin = name, digest, %origin, outcome, "took a plugin"),
             Err(error) => {
@@ -228,7 +235,6 @@ impl Controller {
         origin: Origin,
         until: Until,
     ) -> Result<(), ControlError> {
-        verify::check_name(name)?;
         let (signature, refusal) = match signature {
             Ok(signature) => (signature, None),
             Err(error) => (None, Some(error)),
@@ -263,6 +269,7 @@ impl Controller {
         let Arrival { digest, origin, .. } = *arrival;
         let _changing = self.begin();
         let mut draft = self.draft();
+        draft.releases.check_room(name)?;
         let release = draft.release(name);
         let is_new = release.version(digest).is_none();
         release.stage(Version {
@@ -279,18 +286,19 @@ impl Controller {
             size_bytes: arrival.component.len() as u64,
             signatures: Vec::new(),
         });
-        if let Some(signature) = &arrival.signature {
+        let is_signed_anew = arrival.signature.as_ref().is_some_and(|signature| {
+            let is_new = !release.signatures(digest).contains(signature);
             release.sign(digest, signature.clone());
-        }
-        if origin == Origin::File {
-            release.file = Some(digest.to_owned());
-        }
+            is_new
+        });
         if let Some(manifest) = arrival.manifest {
             release.desire(manifest, digest);
         }
         self.store.put(digest, arrival.component)?;
         if is_new {
             draft.note_version(Change::plugin(origin, name, "staged"), digest);
+        } else if is_signed_anew {
+            draft.note_version(Change::plugin(origin, name, "signed"), digest);
         }
         self.commit(draft)
     }
@@ -352,6 +360,9 @@ impl Controller {
         if check == was {
             return Ok(());
         }
+        if origin == Origin::File && matches!(check, Check::Failed { .. }) {
+            release.file = Some(digest.to_owned());
+        }
         release.checked(digest, check);
         draft.note_version(change, digest);
         self.commit(draft)
@@ -367,8 +378,13 @@ impl Controller {
         let mut draft = self.draft();
         let release = draft.release(name);
         let before = release.live().map(str::to_owned);
+        // Only now the folder's file is taken up: what is cut short before is begun anew.
+        let is_file = origin == Origin::File && release.file.as_deref() != Some(digest);
+        if is_file {
+            release.file = Some(digest.to_owned());
+        }
         if before.as_deref() == Some(digest) {
-            return match release.fulfil(digest) {
+            return match release.fulfil(digest) || is_file {
                 true => self.commit(draft),
                 false => Ok(()),
             };
@@ -378,7 +394,7 @@ impl Controller {
             draft.note_version(Change::plugin(origin, name, "retired"), &before);
         }
         draft.note_version(Change::plugin(origin, name, "live"), digest);
-        self.finish(name, draft, true)
+        self.finish(name, draft, Turn::Live)
     }
 
     /// With `changing` held.
@@ -400,99 +416,7 @@ impl Controller {
         release.try_out(name, digest, mode)?;
         let outcome = super::VersionState::Trial(mode);
         draft.note_version(Change::plugin(origin, name, outcome), digest);
-        self.finish(name, draft, false)
-    }
-
-    /// Loads what `draft` lets `name` serve with, builds the chains, commits and swaps. A live
-    /// version that `is_new` is on probation from then on.
-    fn finish(&self, name: &str, draft: Draft, is_new: bool) -> Result<(), ControlError> {
-        let old = self.state().serving.get(name).cloned();
-        let ledger = self.metrics.ledger();
-        let shelf = Shelf {
-            runtime: &self.runtime,
-            store: &self.store,
-            ledger,
-        };
-        let release = draft.releases.plugins.get(name);
-        let mut serving = match release {
-            Some(release) => Serving::of(name, release, old.as_ref(), &shelf)?,
-            None => None,
-        };
-        if let (true, Some(serving), Some(old)) = (is_new, &mut serving, &old) {
-            let watched = Watched::new(ledger, old.live.id(), serving.live.id());
-            serving.probation = Some(Arc::new(watched));
-        }
-        let table = self.build_with(name, serving.clone())?;
-        self.prefill(&table, name);
-        self.commit(draft)?;
-        if let Some(serving) = serving {
-            self.state().serving.insert(name.to_owned(), serving);
-        }
-        self.swap(table);
-        Ok(())
-    }
-
-    /// The routes, with `serving` for `name`.
-    fn build_with(
-        &self,
-        name: &str,
-        serving: Option<Serving>,
-    ) -> Result<crate::routing::RouteTable, ControlError> {
-        let (config, mut all, releases) = self.inputs();
-        all.extend(serving.map(|serving| (name.to_owned(), serving)));
-        let model = self.state().model.clone();
-        let changed = Some((&**self.routes.load(), name));
-        chains::build(&config, model.as_ref(), &all, &releases, changed)
-    }
-
-    pub(super) fn draft(&self) -> Draft {
-        Draft::of(&self.state().releases)
-    }
-
-    /// From here on the change has happened, whatever becomes of the process. That of the guard
-    /// happens even where it cannot be written down.
-    pub(super) fn commit(&self, mut draft: Draft) -> Result<(), ControlError> {
-        draft.forget_old(self.config().plugins.keep_versions);
-        let mut changes = self.state().unwritten.clone();
-        changes.extend_from_slice(&draft.changes);
-        let unwritten = match self.store.commit(&draft.releases, &changes) {
-            Ok(()) => Vec::new(),
-            // Nobody is there to free the disk, and clients would go on getting bad answers.
-            Err(error) if draft.is_by(Origin::Guard) => {
-                tracing::error!(%error, "what the guard does cannot be written down yet; it is done");
-                changes
-            }
-            Err(error) => return Err(error),
-        };
-        let releases = &draft.releases.plugins;
-        self.metrics.ledger().keep(|id| {
-            let release = releases.get(&id.name);
-            release.is_some_and(|release| release.version(&id.digest).is_some())
-        });
-        let mut state = self.state();
-        state.releases = draft.releases;
-        state.unwritten = unwritten;
-        for change in draft.changes {
-            if let Some(name) = change.plugin_name() {
-                self.metrics
-                    .transition(name, change.state(), &change.origin.to_string());
-            }
-            state.history.add(change.clone());
-            // Nobody has to listen.
-            let _ = self.events.send(change);
-        }
-        Ok(())
-    }
-
-    /// Tries again to write down what the guard did.
-    pub(super) fn write_down(&self) {
-        if self.state().unwritten.is_empty() {
-            return;
-        }
-        let _changing = self.begin();
-        if self.commit(self.draft()).is_ok() {
-            tracing::info!("wrote down what the guard did");
-        }
+        self.finish(name, draft, Turn::Trial)
     }
 
     fn find(

@@ -3,7 +3,7 @@
 use super::ControlError;
 use crate::{
     builtin,
-    config::{BindingConfig, Config, Digest, RouteConfig},
+    config::{BindingConfig, Digest, RouteConfig},
     signing::{Signature, SignatureError},
 };
 
@@ -66,28 +66,6 @@ pub(super) fn check(
         keys: signers.to_string(),
         source: Box::new(source),
     })
-}
-
-/// [`check`] for every binding of the plugin `name`.
-///
-/// # Errors
-/// As [`check`].
-pub(super) fn check_everywhere(
-    config: &Config,
-    name: &str,
-    digest: &str,
-    signatures: &[Signature],
-) -> Result<(), ControlError> {
-    for route in &config.routes {
-        for binding in route
-            .plugins
-            .iter()
-            .filter(|binding| binding.plugin == name)
-        {
-            check(route, binding, digest, signatures)?;
-        }
-    }
-    Ok(())
 }
 
 fn parsed(digest: &str) -> Digest {

@@ -27,6 +27,9 @@ const MIN_DIGITS: usize = 6;
 /// Signatures of one version that are kept, the newest.
 const MAX_SIGNATURES: usize = 8;
 
+/// Plugins of which versions are kept, at most: names come from the network.
+pub(super) const MAX_PLUGINS: usize = 1000;
+
 /// All plugins.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Releases {
@@ -66,6 +69,20 @@ pub(super) struct RolledBack {
 }
 
 impl Releases {
+    /// Whether versions of `name` may be kept.
+    ///
+    /// # Errors
+    /// [`MoveError::TooMany`] if it is new, and there are as many as there may be.
+    pub(super) fn check_room(&self, name: &str) -> Result<(), MoveError> {
+        if self.plugins.len() < MAX_PLUGINS || self.plugins.contains_key(name) {
+            return Ok(());
+        }
+        Err(MoveError::TooMany {
+            name: name.to_owned(),
+            limit: MAX_PLUGINS,
+        })
+    }
+
     /// Who vouches for the version `digest` of `name`.
     pub(super) fn signatures(&self, name: &str, digest: &str) -> &[Signature] {
         let release = self.plugins.get(name);
@@ -134,7 +151,9 @@ impl Release {
         let Some(index) = known else {
             // One artefact that may not serve is enough to look at; the folder's own is still
             // there, and may be tried again, and the one that is wanted is remembered.
-            let (file, desired) = (self.file.as_deref(), self.desired.as_ref());
+            let is_file = version.source == Source::File;
+            let file = self.file.as_deref().filter(|_| !is_file);
+            let desired = self.desired.as_ref();
             self.versions.retain(|version| {
                 !matches!(version.check, Check::Failed { .. })
                     || file == Some(&version.digest)
@@ -287,45 +306,77 @@ impl Release {
         })
     }
 
-    /// Makes the component that the binary carries the first that ever served, in place of that of
-    /// an earlier binary.
+    /// Puts the component that the binary carries in the place of that of an earlier binary; where
+    /// there was none, it is the first that ever served.
     pub(super) fn carry(&mut self, builtin: Version) {
-        let stale: Vec<String> = self
-            .versions
-            .iter()
-            .filter(|known| known.source == Source::Builtin && known.digest != builtin.digest)
-            .map(|known| known.digest.clone())
-            .collect();
+        let digest = builtin.digest.clone();
+        let is_stale = |known: &Version| known.source == Source::Builtin && known.digest != digest;
+        let stale = self.versions.iter().filter(|known| is_stale(known));
+        let stale: Vec<String> = stale.map(|known| known.digest.clone()).collect();
         self.versions.retain(|known| !stale.contains(&known.digest));
-        self.lives.retain(|live| !stale.contains(live));
         self.trial.take_if(|trial| stale.contains(&trial.digest));
-        if self.version(&builtin.digest).is_some() {
-            return;
+        let has_served = self.lives.contains(&digest);
+        let mut lives: Vec<String> = Vec::with_capacity(self.lives.len() + 1);
+        for live in self.lives.drain(..) {
+            let live = match stale.contains(&live) {
+                true => digest.clone(),
+                false => live,
+            };
+            lives.retain(|known| *known != live);
+            lives.push(live);
         }
-        self.lives.insert(0, builtin.digest.clone());
-        self.versions.push(builtin);
-    }
-
-    /// Forgets the oldest versions beyond `keep`, but none that serves or would after a rollback.
-    pub(super) fn forget_old(&mut self, keep: usize) {
-        let mut index = self.versions.len();
-        while self.versions.len() > keep && index > 0 {
-            index -= 1;
-            let version = &self.versions[index];
-            let digest = version.digest.as_str();
-            let is_needed = self.live() == Some(digest)
-                || self.previous() == Some(digest)
-                || self
-                    .trial
-                    .as_ref()
-                    .is_some_and(|trial| trial.digest == digest)
-                || self.is_desired(digest)
-                || version.source == Source::Builtin;
-            if !is_needed {
-                let gone = self.versions.remove(index).digest;
-                self.lives.retain(|live| *live != gone);
+        let known = self
+            .versions
+            .iter_mut()
+            .find(|known| known.digest == digest);
+        match known {
+            None => self.versions.push(builtin),
+            // Somebody has pushed the same, and it is a version of theirs.
+            Some(_) if has_served => {}
+            Some(known) => {
+                known.check = builtin.check;
+                known.source = Source::Builtin;
             }
         }
+        if !lives.contains(&digest) {
+            lives.insert(0, digest);
+        }
+        self.lives = lives;
+        // What serves is not out of service, whatever was said of it before.
+        if let Some(live) = self.lives.last().cloned() {
+            self.clear_withdrawal(&live);
+        }
+    }
+
+    /// Forgets the oldest versions of which nobody needs any, beyond `keep`: none that serves or would
+    /// after a rollback, and not the newest, which has just come.
+    pub(super) fn forget_old(&mut self, keep: usize) {
+        let mut unneeded = 0;
+        let mut index = 0;
+        while index < self.versions.len() {
+            let is_surplus = !self.is_needed(&self.versions[index]) && {
+                unneeded += 1;
+                unneeded > keep && index > 0
+            };
+            if is_surplus {
+                let gone = self.versions.remove(index).digest;
+                self.lives.retain(|live| *live != gone);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    fn is_needed(&self, version: &Version) -> bool {
+        let digest = version.digest.as_str();
+        self.live() == Some(digest)
+            || self.previous() == Some(digest)
+            || self
+                .trial
+                .as_ref()
+                .is_some_and(|trial| trial.digest == digest)
+            || self.is_desired(digest)
+            || version.source == Source::Builtin
     }
 
     /// The version whose digest begins with `digits`.
@@ -389,7 +440,11 @@ impl Release {
         let reason = match self.version(digest).map(|version| &version.check) {
             Some(Check::Passed(_)) => return Ok(()),
             Some(Check::Failed { reason, .. }) => reason.clone(),
-            Some(Check::Pending) | None => "verify it first".to_owned(),
+            Some(Check::Pending) => "verify it first".to_owned(),
+            // A move names what is there; newer ones have come since.
+            None => {
+                "newer versions have taken its place (`keep_versions`); push it again".to_owned()
+            }
         };
         Err(MoveError::NotVerified {
             name: name.to_owned(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, ControlError, Controller, Origin, chains, draft::Draft, follow};
+use super::{Change, ControlError, Controller, Origin, chains, follow};
 use crate::{
     auth::Auth,
     config::{Config, ServerConfig},
@@ -18,25 +18,26 @@ impl Controller {
         // Before the change: a registry may take its time, and nothing else is to wait for it.
         let brought = self.bring_what_is_named();
         let _changing = self.begin();
-        let result = brought.and_then(|()| self.read_and_swap());
+        let result = brought.and_then(|()| self.read_and_swap(origin));
         self.metrics
             .reload(if result.is_ok() { "live" } else { "refused" });
         match &result {
             Ok(()) => tracing::info!(%origin, "reloaded the configuration"),
             Err(error) => {
                 tracing::warn!(%origin, reason = %error, "kept the configuration as it was");
+                let mut draft = self.draft();
+                draft.note(Change::configuration(origin, Err(error)));
+                // Nothing has changed; only the line that says so is missing then.
+                if let Err(error) = self.commit(draft) {
+                    tracing::warn!(%error, "cannot note a refused configuration");
+                }
             }
-        }
-        let mut draft = Draft::of(&self.state().releases);
-        draft.note(Change::configuration(origin, result.as_ref().copied()));
-        // The configuration is in its file; only the line of history is missing then.
-        if let Err(error) = self.commit(draft) {
-            tracing::warn!(%error, "cannot note a change of the configuration");
         }
         result
     }
 
-    /// Pulls what routes of the file bind and it names by reference, if it is not there.
+    /// Pulls what routes of the file bind and it names by reference, if it is not there. That it serves
+    /// then is a change of its own, which stays where the file is refused: no route binds it yet.
     fn bring_what_is_named(&self) -> Result<(), ControlError> {
         let config = self.read()?;
         check_fixed(&self.config(), &config)?;
@@ -50,7 +51,9 @@ impl Controller {
         Ok(Config::load(Some(path), &self.environment, &self.flags)?)
     }
 
-    fn read_and_swap(&self) -> Result<(), ControlError> {
+    /// Builds all that the file says, notes it, and lets it take effect: none of it where it cannot be
+    /// noted.
+    fn read_and_swap(&self, origin: Origin) -> Result<(), ControlError> {
         let (running, serving, releases) = self.inputs();
         let mut config = self.read()?;
         check_fixed(&running, &config)?;
@@ -59,8 +62,11 @@ impl Controller {
             config = chains::fit_template(&config, &model.architecture);
         }
         let table = chains::build(&config, model.as_ref(), &serving, &releases, None)?;
-        self.metrics.ledger().switch(config.plugins.ledger);
         let auth = Auth::new(&config);
+        let mut draft = self.draft();
+        draft.note(Change::configuration(origin, Ok(())));
+        self.commit(draft)?;
+        self.metrics.ledger().switch(config.plugins.ledger);
         self.state().config = Arc::new(config);
         self.auth.store(Arc::new(auth));
         self.swap(table);

@@ -160,7 +160,7 @@ impl Controller {
     }
 
     /// Carries the version from where it stands until it serves.
-    fn advance(&self, name: &str, source: &SourceConfig) -> Result<(), ControlError> {
+    pub(super) fn advance(&self, name: &str, source: &SourceConfig) -> Result<(), ControlError> {
         let Some(component) = self.prepare(&self.config(), name, source)? else {
             return Ok(());
         };

@@ -1,6 +1,8 @@
 //! The first state: what was committed, the binary's own plugins, and what has come into the
 //! plugin folder meanwhile.
 
+mod files;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -14,8 +16,8 @@ use tokio::sync::broadcast;
 use super::{
     Change, ControlError, Controller, MAX_UNHEARD, Origin, State, chains,
     draft::Draft,
-    follow, history, inbox, provenance,
-    release::{Check, Release, Source, Version},
+    follow, history, provenance,
+    release::{Check, Source, Version},
     serving::{Serving, Shelf},
     sources,
     store::{Kept, Store},
@@ -24,9 +26,11 @@ use super::{
 use crate::{
     auth::Auth,
     builtin,
-    config::{Config, Digest, Environment, Overrides},
+    config::{Config, Environment, Overrides},
+    routing::RouteTable,
     telemetry::Metrics,
 };
+use files::Loaded;
 
 impl Controller {
     /// Takes the folder of versions for this process, loads what was live, the built-in plugins
@@ -77,27 +81,21 @@ impl Controller {
         let config_file = path.and_then(|path| follow::digest(path).ok());
         let mut draft = Draft::of(&kept.releases);
         carry_builtins(&mut draft, &runtime, &store)?;
-        if let Some(dir) = &config.plugins.dir {
-            take_files(&mut draft, dir, &config, &runtime, &store)?;
-        }
-        take_sources(&mut draft, &config, &runtime, &store)?;
         metrics.ledger().switch(config.plugins.ledger);
         let shelf = Shelf {
             runtime: &runtime,
             store: &store,
             ledger: metrics.ledger(),
         };
-        let mut serving = load(&mut draft, &config, &shelf)?;
-        let mut table = chains::build(&config, None, &serving, &draft.releases, None);
-        if let Err(error) = &table
-            && end_trials(&mut draft, &mut serving, error)?
-        {
-            // What serves alone must not suffer from what was only tried.
-            table = chains::build(&config, None, &serving, &draft.releases, None);
-        }
-        let table = table?;
+        let files = match &config.plugins.dir {
+            Some(dir) => files::take(&mut draft, dir, &config, &shelf)?,
+            None => Vec::new(),
+        };
+        take_sources(&mut draft, &config, &shelf)?;
+        let (serving, table) = bring_up(&mut draft, files, &config, &shelf)?;
         draft.forget_old(config.plugins.keep_versions);
         store.commit(&draft.releases, &draft.changes)?;
+        draft.count(&metrics);
         let mut history = kept.history;
         draft
             .changes
@@ -132,7 +130,8 @@ impl Controller {
     }
 }
 
-/// The binary's own plugins are what served before anything else did.
+/// The binary's own plugins are what served before anything else did. Those of another binary go;
+/// what that changes of what serves is noted.
 fn carry_builtins(
     draft: &mut Draft,
     runtime: &PluginRuntime,
@@ -140,9 +139,15 @@ fn carry_builtins(
 ) -> Result<(), ControlError> {
     for builtin in builtin::BUILTINS {
         let plugin = verify::load(runtime, builtin.name, builtin.bytes)?;
-        store.put(plugin.digest(), builtin.bytes)?;
-        draft.release(builtin.name).carry(Version {
-            digest: plugin.digest().to_owned(),
+        let digest = plugin.digest();
+        store.put(digest, builtin.bytes)?;
+        let name = builtin.name;
+        let release = draft.release(name);
+        let before = release.live().map(str::to_owned);
+        let trial = release.trial().map(|trial| trial.digest.clone());
+        let mut next = release.clone();
+        next.carry(Version {
+            digest: digest.to_owned(),
             source: Source::Builtin,
             manifest: None,
             since: history::now(),
@@ -151,99 +156,84 @@ fn carry_builtins(
             size_bytes: builtin.bytes.len() as u64,
             signatures: Vec::new(),
         });
+        let is_other = before.is_some() && before.as_deref() != next.live();
+        let change = |outcome| Change::plugin(Origin::Binary, name, outcome);
+        // While what goes is still known by its version.
+        for gone in before.filter(|_| is_other).iter().chain(&trial) {
+            if next.version(gone).is_none() {
+                let reason = "another binary of the gateway was started, without it".to_owned();
+                draft.note_version(change("retired").because(Some(reason)), gone);
+            }
+        }
+        *draft.release(name) = next;
+        if is_other {
+            draft.note_version(change("live"), digest);
+        }
     }
     Ok(())
 }
 
-/// What is new in the plugin folder goes live, if it can.
-fn take_files(
+/// Loads what serves, lets `files` take its place where they may, and builds the routes.
+fn bring_up(
     draft: &mut Draft,
-    dir: &Path,
+    files: Vec<files::File>,
     config: &Config,
-    runtime: &PluginRuntime,
-    store: &Store,
-) -> Result<(), ControlError> {
-    for name in inbox::names(dir)? {
-        let component = inbox::read(dir, &name)?;
-        let digest = Digest::of(&component).to_hex();
-        let signature = inbox::signature(dir, &name)?;
-        let signature = provenance::read(&name, &digest, signature.as_deref());
-        if draft.release(&name).has_taken(&digest) {
-            // The file is the same; a new key may have signed it since.
-            match signature {
-                Ok(Some(signature)) => draft.release(&name).sign(&digest, signature),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(plugin = name, reason = %error, "passed over a signature");
-                }
-            }
+    shelf: &Shelf<'_>,
+) -> Result<(Loaded, RouteTable), ControlError> {
+    let (mut loaded, missed) = load(draft, shelf)?;
+    end_unfit_trials(draft, &mut loaded, config)?;
+    if !files.is_empty() {
+        files::settle(files, draft, &mut loaded, config, shelf);
+        end_unfit_trials(draft, &mut loaded, config)?;
+    }
+    for (name, error) in missed {
+        if loaded.contains_key(&name) {
             continue;
         }
-        let known = draft.release(&name).version(&digest);
-        let known = known.map(|version| version.check.clone());
-        let known_bad = draft.release(&name).file.as_deref() == Some(&digest);
-        let mut signatures = draft.release(&name).signatures(&digest).to_vec();
-        let found = verify::examine(runtime, &name, &component).and_then(|found| {
-            signatures.extend(signature?);
-            provenance::check_everywhere(config, &name, &digest, &signatures)?;
-            Ok(found)
-        });
-        if let Err(error) = &found {
-            tracing::warn!(plugin = name, reason = %error, "refused a plugin file");
+        if chains::binds(config, &name) {
+            return Err(error);
         }
-        match found {
-            // Nobody has chosen anything else to serve in its place.
-            Err(error) if chains::binds(config, &name) && !has_served(draft.release(&name)) => {
-                return Err(error);
-            }
-            // The component passed before; only the signature beside it is not one of it.
-            Err(_) if matches!(known, Some(Check::Passed(_))) => continue,
-            Err(error) if known_bad && known.is_none_or(|was| was == verify::failed(&error)) => {
-                continue;
-            }
-            Err(ControlError::Plugin { .. }) if verify::check_name(&name).is_err() => continue,
-            _ => {}
-        }
-        store.put(&digest, &component)?;
+        tracing::warn!(plugin = name, reason = %error, "cannot load a plugin that no route binds");
+    }
+    let table = chains::build(config, None, &loaded, &draft.releases, None)?;
+    Ok((loaded, table))
+}
+
+/// Ends what is on trial where chains can be built without, and not with it: what serves alone must
+/// not suffer from what was only tried.
+fn end_unfit_trials(
+    draft: &mut Draft,
+    loaded: &mut Loaded,
+    config: &Config,
+) -> Result<(), ControlError> {
+    let build = |loaded: &Loaded| chains::build(config, None, loaded, &draft.releases, None);
+    let Err(error) = build(loaded) else {
+        return Ok(());
+    };
+    let mut alone = loaded.clone();
+    let trials = alone.iter_mut().filter_map(|(name, serving)| {
+        let trial = serving.trial.take()?;
+        Some((name.clone(), trial.plugin.digest().to_owned()))
+    });
+    let trials: Vec<(String, String)> = trials.collect();
+    if trials.is_empty() || build(&alone).is_err() {
+        return Ok(());
+    }
+    for (name, digest) in trials {
+        let reason = Some(error.to_string());
+        tracing::warn!(plugin = name, digest, reason = %error, "ended a trial");
         let release = draft.release(&name);
-        release.file = Some(digest.clone());
-        release.stage(Version {
-            digest: digest.clone(),
-            source: Source::File,
-            manifest: None,
-            since: history::now(),
-            check: Check::Pending,
-            withdrawn: None,
-            size_bytes: component.len() as u64,
-            signatures: Vec::new(),
-        });
-        for signature in signatures {
-            release.sign(&digest, signature);
-        }
-        let change = match found {
-            Ok((_, facts)) => {
-                release.checked(&digest, Check::Passed(facts));
-                release.activate(&name, &digest)?;
-                Change::plugin(Origin::File, &name, "live")
-            }
-            Err(error) => {
-                release.checked(&digest, verify::failed(&error));
-                Change::plugin(Origin::File, &name, "refused").because(Some(error.to_string()))
-            }
-        };
+        release.roll_back(&name, Some(&digest), reason.clone())?;
+        let change = Change::plugin(Origin::Guard, &name, "retired").because(reason);
         draft.note_version(change, &digest);
     }
+    *loaded = alone;
     Ok(())
 }
 
 /// What a route needs, and nothing else gives, is pulled before the server starts. Everything else
 /// comes while it serves.
-fn take_sources(
-    draft: &mut Draft,
-    config: &Config,
-    runtime: &PluginRuntime,
-    store: &Store,
-) -> Result<(), ControlError> {
+fn take_sources(draft: &mut Draft, config: &Config, shelf: &Shelf<'_>) -> Result<(), ControlError> {
     let live: BTreeSet<String> = draft
         .releases
         .plugins
@@ -252,65 +242,49 @@ fn take_sources(
         .map(|(name, _)| name.clone())
         .collect();
     for (name, source) in sources::missing(config, |name| live.contains(name)) {
-        let pulled = sources::pull_patiently(config, name, source, store)?;
-        let (plugin, facts) = verify::examine(runtime, name, &pulled.component)?;
+        let pulled = sources::pull_patiently(config, name, source, shelf.store)?;
+        let (plugin, facts) = verify::examine(shelf.runtime, name, &pulled.component)?;
         let digest = plugin.digest();
         let signature = provenance::read(name, digest, pulled.signature.as_deref())?;
-        store.put(digest, &pulled.component)?;
+        shelf.store.put(digest, &pulled.component)?;
         let manifest = source.manifest.to_hex();
+        draft.releases.check_room(name)?;
         let release = draft.release(name);
+        let known = release.version(digest).map(|version| version.check.clone());
         release.stage(Version {
             digest: digest.to_owned(),
             source: Source::Registry,
             manifest: Some(manifest.clone()),
             since: history::now(),
-            check: Check::Passed(facts),
+            check: Check::Pending,
             withdrawn: None,
             size_bytes: pulled.component.len() as u64,
-            signatures: signature.into_iter().collect(),
+            signatures: Vec::new(),
         });
+        if let Some(signature) = signature {
+            release.sign(digest, signature);
+        }
         release.desire(&manifest, digest);
-        release.activate(name, digest)?;
-        draft.note_version(Change::plugin(Origin::Registry, name, "live"), digest);
+        let change = |outcome| Change::plugin(Origin::Registry, name, outcome);
+        if known.is_none() {
+            draft.note_version(change("staged"), digest);
+        }
+        if !matches!(known, Some(Check::Passed(_))) {
+            draft.release(name).checked(digest, Check::Passed(facts));
+            draft.note_version(change("verified"), digest);
+        }
+        draft.release(name).activate(name, digest)?;
+        draft.note_version(change("live"), digest);
     }
     Ok(())
 }
 
-/// Ends what is on trial, for chains cannot be built with it; whether anything was.
-fn end_trials(
-    draft: &mut Draft,
-    serving: &mut BTreeMap<String, Serving>,
-    error: &ControlError,
-) -> Result<bool, ControlError> {
-    let mut any = false;
-    for (name, serving) in serving {
-        let Some(trial) = serving.trial.take() else {
-            continue;
-        };
-        any = true;
-        let (digest, reason) = (trial.plugin.digest(), Some(error.to_string()));
-        tracing::warn!(plugin = name, digest, reason = %error, "ended a trial");
-        let release = draft.release(name);
-        release.roll_back(name, Some(digest), reason.clone())?;
-        let change = Change::plugin(Origin::Guard, name, "retired").because(reason);
-        draft.note_version(change, digest);
-    }
-    Ok(any)
-}
-
-/// Whether a version that is not part of the binary is live.
-fn has_served(release: &Release) -> bool {
-    let live = release.live().and_then(|digest| release.version(digest));
-    live.is_some_and(|version| version.source != Source::Builtin)
-}
+/// Why plugins could not be loaded.
+type Missed = BTreeMap<String, ControlError>;
 
 /// Loads what serves. A trial whose version is gone ends.
-fn load(
-    draft: &mut Draft,
-    config: &Config,
-    shelf: &Shelf<'_>,
-) -> Result<BTreeMap<String, Serving>, ControlError> {
-    let mut serving = BTreeMap::new();
+fn load(draft: &mut Draft, shelf: &Shelf<'_>) -> Result<(Loaded, Missed), ControlError> {
+    let (mut serving, mut missed) = (Loaded::new(), Missed::new());
     let names: Vec<String> = draft.releases.plugins.keys().cloned().collect();
     for name in names {
         let release = draft.release(&name);
@@ -328,11 +302,10 @@ fn load(
                 serving.insert(name, loaded);
             }
             Ok(None) => {}
-            Err(error) if chains::binds(config, &name) => return Err(error),
             Err(error) => {
-                tracing::warn!(plugin = name, reason = %error, "cannot load a plugin that no route binds");
+                missed.insert(name, error);
             }
         }
     }
-    Ok(serving)
+    Ok((serving, missed))
 }

@@ -12,6 +12,7 @@
 //! killed at any point comes back with the last committed state.
 
 mod files;
+mod lines;
 
 use std::{
     collections::HashMap,
@@ -29,7 +30,10 @@ use super::{
 };
 use crate::config::Digest;
 use files::Files;
+use lines::Lines;
 
+/// One line for each change.
+const HISTORY: &str = "history.jsonl";
 /// The layout of `state.json`. A later one is refused, not guessed at.
 const FORMAT: u32 = 1;
 /// Lines of history that are kept on disk, at most; then the newest [`MAX_CHANGES`] stay.
@@ -89,11 +93,12 @@ impl Store {
     /// [`ControlError`] if the state cannot be read.
     pub(super) fn look(dir: &Path) -> Result<(Self, Kept), ControlError> {
         let releases = read_state(dir)?;
-        let (history, _) = read_history(dir, releases.sequence)?;
+        let lines = Lines::read(&dir.join(HISTORY), releases.sequence)?;
         let store = Self::Memory {
             artefacts: Mutex::default(),
             beneath: Some(dir.to_owned()),
         };
+        let history = lines.history;
         Ok((store, Kept { releases, history }))
     }
 
@@ -107,18 +112,22 @@ impl Store {
         fs::create_dir_all(&artefacts).map_err(ControlError::store("make", &artefacts))?;
         let lock = lock(dir)?;
         let releases = read_state(dir)?;
-        let (history, bytes) = read_history(dir, releases.sequence)?;
+        let Lines {
+            history,
+            bytes,
+            count,
+        } = Lines::read(&dir.join(HISTORY), releases.sequence)?;
         let folder = Folder {
             dir: dir.to_owned(),
             files: Files::default(),
             history_bytes: bytes,
-            history_lines: history.iter().count(),
+            history_lines: count,
             _lock: lock,
         };
         Ok((Self::Folder(Mutex::new(folder)), Kept { releases, history }))
     }
 
-    /// Keeps `component`, whose SHA-256 is `digest`.
+    /// Keeps `component`, whose SHA-256 is `digest`. Mends a file of it that is damaged.
     ///
     /// # Errors
     /// [`ControlError::Store`]; the folder is as before.
@@ -127,7 +136,7 @@ impl Store {
             Self::Folder(folder) => {
                 let folder = locked(folder);
                 let path = artefact_path(&folder.dir, digest);
-                if path.exists() {
+                if fs::read(&path).is_ok_and(|kept| kept == component) {
                     return Ok(());
                 }
                 let written = folder.files.replace(&path, component);
@@ -167,6 +176,17 @@ impl Store {
         Ok(component.into())
     }
 
+    /// From now on every step of a change fails after so many that succeed; none does without a
+    /// number.
+    #[cfg(test)]
+    pub(super) fn fail_after(&self, steps: Option<u32>) {
+        if let Self::Folder(folder) = self {
+            let folder = locked(folder);
+            folder.files.fault.after.set(steps);
+            folder.files.fault.is_final.set(true);
+        }
+    }
+
     /// Commits `releases`, with what led to them. Artefacts that nothing names any more go.
     ///
     /// # Errors
@@ -188,7 +208,7 @@ impl Store {
 
 impl Folder {
     fn commit(&mut self, releases: &Releases, changes: &[Change]) -> Result<(), ControlError> {
-        let history = self.dir.join("history.jsonl");
+        let history = self.dir.join(HISTORY);
         let mut lines = Vec::new();
         for change in changes {
             serde_json::to_writer(&mut lines, change).map_err(invalid(&history))?;
@@ -210,7 +230,7 @@ impl Folder {
         self.history_bytes += lines.len() as u64;
         self.history_lines += changes.len();
         if self.history_lines > MAX_LINES
-            && let Err(error) = self.shorten_history(&history, releases.sequence)
+            && let Err(error) = self.shorten_history(&history)
         {
             tracing::warn!(%error, "cannot shorten the history of plugins");
         }
@@ -218,17 +238,13 @@ impl Folder {
         Ok(())
     }
 
-    fn shorten_history(&mut self, path: &Path, sequence: u64) -> Result<(), ControlError> {
-        let (history, _) = read_history(&self.dir, sequence)?;
-        let mut lines = Vec::new();
-        for change in history.iter() {
-            serde_json::to_writer(&mut lines, change).map_err(invalid(path))?;
-            lines.push(b'\n');
-        }
-        let written = self.files.replace(path, &lines);
+    fn shorten_history(&mut self, path: &Path) -> Result<(), ControlError> {
+        let text = fs::read(path).map_err(ControlError::store("read", path))?;
+        let (newest, count) = lines::newest(&text, MAX_CHANGES);
+        let written = self.files.replace(path, newest);
         written.map_err(ControlError::store("write", path))?;
-        self.history_bytes = lines.len() as u64;
-        self.history_lines = history.iter().count();
+        self.history_bytes = newest.len() as u64;
+        self.history_lines = count;
         Ok(())
     }
 
@@ -294,28 +310,6 @@ fn read_state(dir: &Path) -> Result<Releases, ControlError> {
         });
     }
     Ok(state.releases)
-}
-
-/// The changes up to `sequence`, and the bytes that they take. What follows them was not
-/// committed.
-fn read_history(dir: &Path, sequence: u64) -> Result<(History, u64), ControlError> {
-    let path = dir.join("history.jsonl");
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(ControlError::store("read", &path)(source)),
-    };
-    let mut history = History::default();
-    let mut bytes = 0;
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let is_whole = line.ends_with(b"\n");
-        match serde_json::from_slice::<Change>(line) {
-            Ok(change) if is_whole && change.sequence <= sequence => history.add(change),
-            _ => break,
-        }
-        bytes += line.len() as u64;
-    }
-    Ok((history, bytes))
 }
 
 fn invalid(path: &Path) -> impl FnOnce(serde_json::Error) -> ControlError {

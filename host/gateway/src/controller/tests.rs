@@ -1,5 +1,9 @@
 //! Changes with real components: the two that the binary carries stand for all.
 
+mod at_once;
+mod crashes;
+mod files;
+mod limits;
 mod signatures;
 mod sources;
 
@@ -23,17 +27,42 @@ const ROUTES: &str = "[plugins]\ndir = 'plugins'\n\
     [[routes]]\nname = 'two'\nplugins = [{ plugin = 'chatml' }]\n\
     [[routes]]\nname = 'three'\nplugins = [{ plugin = 'gemma-chat' }]\n";
 
+fn runtime() -> PluginRuntime {
+    runtime_with(None)
+}
+
+/// With `cache`, nothing is compiled twice.
+fn runtime_with(cache: Option<&Path>) -> PluginRuntime {
+    let config = RuntimeConfig {
+        small_reservations: true,
+        cache_dir: cache.map(Path::to_owned),
+        ..RuntimeConfig::default()
+    };
+    PluginRuntime::new(config).expect("a runtime")
+}
+
 fn start(dir: &Path, toml: &str) -> Result<Arc<Controller>, ControlError> {
+    start_on(&runtime(), dir, toml)
+}
+
+/// [`start`] on the runtime of another server that has ended.
+fn start_on(
+    runtime: &PluginRuntime,
+    dir: &Path,
+    toml: &str,
+) -> Result<Arc<Controller>, ControlError> {
     let path = dir.join("gapura.toml");
-    fs::write(&path, toml).unwrap();
+    fs::write(&path, toml).expect("room in the temporary folder");
     let (environment, flags) = (Environment::default(), Overrides::default());
     let config = Config::load(Some(&path), &environment, &flags)?;
-    let runtime = PluginRuntime::new(RuntimeConfig {
-        small_reservations: true,
-        ..RuntimeConfig::default()
-    })
-    .unwrap();
+    let runtime = runtime.clone();
     Controller::start(config, environment, flags, runtime, Arc::default()).map(Arc::new)
+}
+
+/// Outcomes in the history, the oldest first.
+fn outcomes(controller: &Controller) -> Vec<String> {
+    let history = controller.history().into_iter().rev();
+    history.map(|change| change.outcome).collect()
 }
 
 fn states(status: &PluginStatus) -> Vec<&'static str> {
@@ -232,37 +261,6 @@ fn the_model_names_the_default_route_and_chooses_its_template() {
 }
 
 #[test]
-fn the_folder_is_followed_and_a_bad_file_leaves_the_old_one_serving() {
-    let dir = tempfile::tempdir().unwrap();
-    let controller = start(dir.path(), ROUTES).unwrap();
-    let _watch = Watch::start(&controller).unwrap();
-    let folder = dir.path().join("plugins");
-    let before = label(&controller, "one");
-    fs::write(folder.join("chatml.wasm"), GEMMA).unwrap();
-    wait_until(|| label(&controller, "one") != before);
-    let live = label(&controller, "one");
-    fs::write(folder.join("chatml.wasm"), b"broken").unwrap();
-    wait_until(|| controller.plugin("chatml").unwrap().refused.is_some());
-    assert_eq!(label(&controller, "one"), live);
-}
-
-#[test]
-fn a_file_that_no_route_needs_may_be_broken_at_the_start() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("plugins")).unwrap();
-    fs::write(dir.path().join("plugins/odd.wasm"), b"broken").unwrap();
-    let controller = start(dir.path(), ROUTES).unwrap();
-    let refused = controller.plugin("odd").unwrap().refused.unwrap();
-    assert_eq!(refused.code, "not_wasm");
-    drop(controller);
-    fs::write(dir.path().join("plugins/chatml.wasm"), b"broken").unwrap();
-    assert_eq!(
-        start(dir.path(), ROUTES).map(drop).unwrap_err().code(),
-        "not_wasm"
-    );
-}
-
-#[test]
 fn an_old_version_is_freed_with_the_last_request_on_it() {
     let dir = tempfile::tempdir().unwrap();
     let controller = start(dir.path(), ROUTES).unwrap();
@@ -444,81 +442,6 @@ fn everything_is_as_it_was_after_a_restart() {
         .unwrap();
     let live = &controller.plugin("chatml").unwrap().digest;
     assert_eq!(*live, Digest::of(&marked(CHATML, "b")).to_hex());
-}
-
-#[test]
-fn what_was_rolled_back_stays_so_though_its_file_is_still_there() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("plugins")).unwrap();
-    fs::write(dir.path().join("plugins/chatml.wasm"), GEMMA).unwrap();
-    let digest = |controller: &Controller| controller.plugin("chatml").unwrap().digest;
-    {
-        let controller = start(dir.path(), ROUTES).unwrap();
-        assert_eq!(digest(&controller), Digest::of(GEMMA).to_hex());
-        controller
-            .roll_back("chatml", Origin::Admin, None, None)
-            .unwrap();
-        controller.file_changed("chatml").unwrap();
-        assert_eq!(digest(&controller), Digest::of(CHATML).to_hex());
-    }
-    let controller = start(dir.path(), ROUTES).unwrap();
-    assert_eq!(digest(&controller), Digest::of(CHATML).to_hex());
-    // Another file is a change, also one that came while the server was down.
-    drop(controller);
-    fs::write(dir.path().join("plugins/chatml.wasm"), marked(GEMMA, "x")).unwrap();
-    let controller = start(dir.path(), ROUTES).unwrap();
-    assert_eq!(
-        digest(&controller),
-        Digest::of(&marked(GEMMA, "x")).to_hex()
-    );
-}
-
-#[test]
-fn a_file_that_broke_while_the_server_ran_keeps_it_from_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("plugins")).unwrap();
-    fs::write(dir.path().join("plugins/chatml.wasm"), GEMMA).unwrap();
-    drop(start(dir.path(), ROUTES).unwrap());
-    fs::write(dir.path().join("plugins/chatml.wasm"), b"broken").unwrap();
-    for _ in 0..2 {
-        let controller = start(dir.path(), ROUTES).unwrap();
-        let status = controller.plugin("chatml").unwrap();
-        assert_eq!(states(&status), ["staged", "live", "retired"]);
-        assert_eq!(status.refused.unwrap().code, "not_wasm");
-    }
-}
-
-#[test]
-fn changes_at_once_come_one_after_the_other() {
-    let dir = tempfile::tempdir().unwrap();
-    let controller = start(dir.path(), ROUTES).unwrap();
-    let pushed: Vec<Vec<u8>> = (0..4)
-        .map(|number| marked(CHATML, &number.to_string()))
-        .collect();
-    std::thread::scope(|scope| {
-        for component in &pushed {
-            scope.spawn(|| controller.push("chatml", component, Until::Live).unwrap());
-        }
-    });
-    let status = controller.plugin("chatml").unwrap();
-    let live = status.versions.iter();
-    let live = live.filter(|version| version.state == VersionState::Live);
-    assert_eq!(live.count(), 1);
-    assert_eq!(status.versions.len(), 5);
-    assert!(label(&controller, "one").contains(&status.digest[..6]));
-    // Two activations of one version are one.
-    let other = &status
-        .versions
-        .iter()
-        .find(|version| version.state == VersionState::Retired);
-    let digest = other.unwrap().digest.clone();
-    let before = controller.history().len();
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| controller.activate("chatml", Some(&digest)).unwrap());
-        }
-    });
-    assert_eq!(controller.history().len(), before + 2);
 }
 
 #[test]

@@ -45,9 +45,12 @@ impl Shadow {
             let (queue, mut waiting) = mpsc::channel::<Job>(QUEUE);
             // A record may be dropped on any thread of the server, all of which are its runtime's.
             tokio::spawn(async move {
-                while let Some(Job { record, shadow }) = waiting.recv().await {
-                    let compared = compare(&record, &shadow).await;
-                    shadow.watched.compared(compared);
+                while let Some(job) = waiting.recv().await {
+                    let job = Arc::new(job);
+                    let own = Arc::clone(&job);
+                    let compared =
+                        outlive(async move { compare(&own.record, &own.shadow).await }).await;
+                    job.shadow.watched.compared(compared);
                 }
             });
             queue
@@ -60,6 +63,14 @@ impl Shadow {
             watched.compared(Compared::Skipped);
         }
     }
+}
+
+/// What `comparison` finds. A panic in it ends no other comparison.
+async fn outlive(comparison: impl Future<Output = Compared> + Send + 'static) -> Compared {
+    tokio::spawn(comparison).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the comparison of a shadow panicked");
+        Compared::Skipped
+    })
 }
 
 /// Books the calls of the version on trial, and no others: those of its chain have been booked.
@@ -143,4 +154,16 @@ fn difference(record: &Record, found: &Expect, failure: Option<&ChainFailure>) -
     outcome.finish?;
     let other = found.text("text")?;
     (outcome.text != other).then(|| Sample::of_texts(id, "answer", &outcome.text, &other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_comparison_that_panics_is_one_that_was_not_made() {
+        let panics = async { panic!("a comparison of the tests") };
+        assert_eq!(outlive(panics).await, Compared::Skipped);
+        assert_eq!(outlive(async { Compared::Same }).await, Compared::Same);
+    }
 }

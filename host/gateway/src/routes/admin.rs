@@ -24,7 +24,7 @@ use axum::{
 };
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
-use serde_json::{Number, Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::{
@@ -113,13 +113,54 @@ struct PushQuery {
 }
 
 /// Which version is meant, and how it is to serve.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default)]
 struct Move {
     /// The first digits of the version's digest, 6 at least.
     digest: Option<String>,
     /// Of a hundred requests, for a canary.
-    percent: Option<Number>,
+    percent: Option<u8>,
+}
+
+impl Move {
+    /// # Errors
+    /// 400, naming the field that is wrong.
+    fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let mut parsed = Self::default();
+        if body.is_empty() {
+            return Ok(parsed);
+        }
+        let fields: Map<String, Value> = serde_json::from_slice(body)
+            .map_err(|error| ApiError::bad_request(format!("the body is not a move: {error}")))?;
+        for (field, value) in fields {
+            match (field.as_str(), value) {
+                ("digest" | "percent", Value::Null) => {}
+                ("digest", Value::String(digits)) => parsed.digest = Some(digits),
+                ("digest", other) => {
+                    let message = format!("`digest` is {other}; it is digits in quotes");
+                    return Err(ApiError::invalid(field, message));
+                }
+                ("percent", value) => parsed.percent = Some(percent(&value)?),
+                _ => {
+                    let message =
+                        format!("`{field}` is no field of a move: digest and percent are");
+                    return Err(ApiError::invalid(field, message));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+/// Of a hundred requests, those that a canary answers.
+fn percent(value: &Value) -> Result<u8, ApiError> {
+    let Some(percent) = value.as_u64() else {
+        let message = format!("`percent` is {value}; it is a whole number from 1 to 100");
+        return Err(ApiError::invalid("percent", message).with_code("invalid_percent"));
+    };
+    match u8::try_from(percent) {
+        Ok(share @ 1..=100) => Ok(share),
+        _ => Err(ControlError::from(MoveError::Percent { percent }).into()),
+    }
 }
 
 async fn push_plugin(
@@ -170,12 +211,7 @@ async fn move_plugin(
     Path((name, action)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Json<PluginStatus>, ApiError> {
-    let Move { digest, percent } = if body.is_empty() {
-        Move::default()
-    } else {
-        serde_json::from_slice(&body)
-            .map_err(|error| ApiError::bad_request(format!("the body is not a move: {error}")))?
-    };
+    let Move { digest, percent } = Move::parse(&body)?;
     if percent.is_some() && action != "canary" {
         let message = format!("`percent` means nothing to {action}; a canary has one");
         return Err(ApiError::invalid("percent", message));
@@ -193,13 +229,6 @@ async fn move_plugin(
                                    canary answers";
                 return Err(ApiError::invalid("percent", message));
             };
-            let Some(percent) = percent.as_u64() else {
-                let message =
-                    format!("a canary answers a whole number of a hundred requests, not {percent}");
-                return Err(ApiError::invalid("percent", message).with_code("invalid_percent"));
-            };
-            let percent = u8::try_from(percent)
-                .map_err(|_| ControlError::from(MoveError::Percent { percent }))?;
             Box::new(move || {
                 controller.try_out(&name, digest.as_deref(), TrialMode::Canary(percent))
             })

@@ -19,7 +19,8 @@ pub struct PluginsSection {
     /// belongs to one server. Default `.releases` in `dir`; without either, what is pushed is
     /// forgotten at the end.
     pub releases_dir: Option<PathBuf>,
-    /// Versions of each plugin that are kept, beside those that serve. Default 10.
+    /// Versions of each plugin that are kept, beside those that serve or would after a rollback, that
+    /// the configuration names, and that the binary carries. Default 10.
     pub keep_versions: NonZeroUsize,
     /// Load what changes in `dir`, and read this file again when it has changed. Default true.
     pub watch: bool,

@@ -66,6 +66,17 @@ pub enum MoveError {
         /// How it serves.
         state: String,
     },
+    /// There is no room for another plugin.
+    #[error(
+        "plugin `{name}` is new, and there are {limit} already, which is the most: push it as a \
+         version of one that is there, or begin with another [plugins] releases_dir"
+    )]
+    TooMany {
+        /// The plugin.
+        name: String,
+        /// The most that there may be.
+        limit: usize,
+    },
     /// A share that is none.
     #[error("percent is {percent}; a canary takes 1 to 100 of a hundred requests")]
     Percent {

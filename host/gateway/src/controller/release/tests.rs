@@ -220,10 +220,30 @@ fn old_versions_are_forgotten_but_none_that_is_needed() {
     let mut release = release("abcdef");
     release.activate("p", &id('b')).unwrap();
     release.try_out("p", &id('c'), TrialMode::Shadow).unwrap();
-    release.forget_old(3);
-    assert_eq!(states(&release), "c:shadow b:live a:retired");
+    release.forget_old(2);
+    assert_eq!(
+        states(&release),
+        "f:verified e:verified c:shadow b:live a:retired"
+    );
+    // The newest has just come; somebody is about to do something with it.
     release.forget_old(0);
-    assert_eq!(states(&release), "c:shadow b:live a:retired");
+    assert_eq!(states(&release), "f:verified c:shadow b:live a:retired");
+}
+
+#[test]
+fn what_has_just_come_stays_however_few_are_kept() {
+    let mut release = release("ab");
+    release.activate("p", &id('b')).unwrap();
+    for digit in "cdef".chars() {
+        release.stage(version(digit));
+        release.forget_old(1);
+        assert_eq!(states(&release), format!("{digit}:staged b:live a:retired"));
+    }
+    let error = release.activate("p", &id('c')).unwrap_err().to_string();
+    assert!(
+        error.contains("newer versions have taken its place"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -236,7 +256,7 @@ fn a_file_that_was_taken_up_stays_so_when_its_version_is_forgotten() {
         release.checked(&id(digit), passed());
         release.activate("p", &id(digit)).unwrap();
     }
-    release.forget_old(2);
+    release.forget_old(0);
     assert!(release.version(&id('a')).is_none() && release.has_taken(&id('a')));
     // One that could not serve may be tried again, whatever came after it.
     let failed = Check::Failed {
@@ -267,6 +287,33 @@ fn a_new_binary_brings_its_own_template() {
     release.carry(builtin('b'));
     assert_eq!(states(&release), "x:live b:retired");
     assert_eq!(release.previous(), Some(id('b').as_str()));
+    // Where it serves, the next one does.
+    release.activate("p", &id('b')).unwrap();
+    release.carry(builtin('c'));
+    assert_eq!(states(&release), "x:retired c:live");
+    assert_eq!(release.previous(), Some(id('x').as_str()));
+}
+
+#[test]
+fn a_template_that_was_only_staged_serves_when_a_binary_brings_it() {
+    let builtin = |digit| Version {
+        source: Source::Builtin,
+        check: passed(),
+        ..version(digit)
+    };
+    let mut release = Release::default();
+    release.carry(builtin('a'));
+    release.stage(version('b'));
+    release.carry(builtin('b'));
+    assert_eq!(states(&release), "b:live");
+    // One that was taken out of service serves again, where nothing else does.
+    release.stage(version('x'));
+    release.checked(&id('x'), passed());
+    release.activate("p", &id('x')).unwrap();
+    release.roll_back("p", None, None).unwrap();
+    release.carry(builtin('x'));
+    assert_eq!(states(&release), "x:live");
+    assert_eq!(release.version(&id('x')).unwrap().withdrawn, None);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(super) struct Fault {
     /// Steps that succeed before; none fails without it.
     pub(super) after: std::cell::Cell<Option<u32>>,
     /// All later steps fail too, as if the process were gone.
-    pub(super) is_final: bool,
+    pub(super) is_final: std::cell::Cell<bool>,
 }
 
 impl Files {
@@ -91,7 +91,7 @@ impl Files {
         match self.fault.after.get() {
             None => Ok(()),
             Some(0) => {
-                if !self.fault.is_final {
+                if !self.fault.is_final.get() {
                     self.fault.after.set(None);
                 }
                 Err(io::Error::from(io::ErrorKind::StorageFull))

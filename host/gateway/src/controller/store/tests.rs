@@ -30,7 +30,7 @@ fn change(releases: &Releases, component: &[u8]) -> (Releases, Vec<Change>) {
         signatures: Vec::new(),
     });
     release.activate("p", &digest).unwrap();
-    release.forget_old(2);
+    release.forget_old(0);
     let mut changes = Vec::new();
     for outcome in ["staged", "live"] {
         next.sequence += 1;
@@ -54,7 +54,7 @@ fn with_fault(dir: &Path, after: u32, is_final: bool) -> (Store, Kept) {
     if let Store::Folder(folder) = &mut store {
         folder.get_mut().unwrap().files.fault = Fault {
             after: None.into(),
-            is_final,
+            is_final: is_final.into(),
         };
     }
     set_fault(&store, Some(after));
@@ -76,7 +76,8 @@ fn check_whole(dir: &Path, expected: &Releases) {
             store.get(&version.digest).unwrap();
         }
     }
-    let sequences: Vec<u64> = kept.history.iter().map(|change| change.sequence).collect();
+    let changes = kept.history.newest_first().into_iter().rev();
+    let sequences: Vec<u64> = changes.map(|change| change.sequence).collect();
     assert_eq!(
         sequences,
         (1..=expected.sequence).collect::<Vec<_>>(),
@@ -153,6 +154,87 @@ fn who_only_looks_changes_nothing() {
     assert_eq!(&*store.get(&Digest::of(b"two").to_hex()).unwrap(), b"two");
     assert_ne!(next, expected);
     check_whole(dir.path(), &expected);
+}
+
+#[test]
+fn who_brings_the_good_bytes_again_mends_a_component() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, kept) = Store::open(dir.path()).unwrap();
+    apply(&store, &kept.releases, b"one").unwrap();
+    let digest = Digest::of(b"one").to_hex();
+    for damage in [&b""[..], b"on", b"two", b"one and more"] {
+        fs::write(artefact_path(dir.path(), &digest), damage).unwrap();
+        assert!(store.get(&digest).is_err());
+        store.put(&digest, b"one").unwrap();
+        assert_eq!(&*store.get(&digest).unwrap(), b"one");
+    }
+}
+
+/// The lines of the history as they lie there.
+fn lines(dir: &Path) -> Vec<String> {
+    let text = fs::read_to_string(dir.join(HISTORY)).expect("there is a history");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// What is read of them, the newest first.
+fn shown(dir: &Path) -> Vec<u64> {
+    let (_, kept) = Store::look(dir).expect("it can be read");
+    let changes = kept.history.newest_first().into_iter();
+    changes.map(|change| change.sequence).collect()
+}
+
+#[test]
+fn a_line_that_cannot_be_read_loses_neither_itself_nor_others() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let (store, kept) = Store::open(dir.path()).unwrap();
+        let first = apply(&store, &kept.releases, b"one").unwrap();
+        apply(&store, &first, b"two").unwrap();
+    }
+    assert_eq!(shown(dir.path()), [4, 3, 2, 1]);
+    let whole = lines(dir.path());
+    let path = dir.path().join(HISTORY);
+    // As a later version would write it, as a disk would, and both at the very end.
+    let other = whole[1].replace("\"admin\"", "\"somebody new\"");
+    assert_ne!(other, whole[1]);
+    for (at, line, left) in [
+        (1, other.as_str(), vec![4, 3, 1]),
+        (0, "\u{fffd}{\"seq", vec![4, 3, 2]),
+        (3, "{}", vec![3, 2, 1]),
+        (3, "not JSON", vec![3, 2, 1]),
+    ] {
+        let mut damaged = whole.clone();
+        line.clone_into(&mut damaged[at]);
+        fs::write(&path, damaged.join("\n") + "\n").unwrap();
+        assert_eq!(shown(dir.path()), left);
+        let (store, kept) = Store::open(dir.path()).unwrap();
+        apply(&store, &kept.releases, b"three").unwrap();
+        drop(store);
+        assert_eq!(lines(dir.path())[..4], damaged);
+        assert_eq!(shown(dir.path())[..2], [6, 5]);
+        // As it was, for the next.
+        let (store, _) = Store::open(dir.path()).unwrap();
+        store.commit(&kept.releases, &[]).unwrap();
+    }
+}
+
+#[test]
+fn what_was_not_committed_is_dropped_behind_a_line_that_cannot_be_read_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = {
+        let (store, kept) = Store::open(dir.path()).unwrap();
+        apply(&store, &kept.releases, b"one").unwrap()
+    };
+    let whole = lines(dir.path());
+    let (_, changes) = change(&first, b"two");
+    let uncommitted = serde_json::to_string(&changes[0]).unwrap();
+    let text = format!("{}\nodd\n{uncommitted}\nodd\n{{\"half", whole[0]);
+    fs::write(dir.path().join(HISTORY), text).unwrap();
+    let (store, kept) = Store::open(dir.path()).unwrap();
+    apply(&store, &kept.releases, b"two").unwrap();
+    let after = lines(dir.path());
+    assert_eq!(after[..2], [whole[0].clone(), "odd".to_owned()]);
+    assert_eq!(shown(dir.path()), [4, 3, 1]);
 }
 
 #[test]

@@ -143,6 +143,11 @@ fn keys_are_rotated_and_revoked() {
 
     // Signed by both, it outlives the old one, also through a restart.
     push(&controller, &gemma(), Some(&signed(&new, &gemma()))).unwrap();
+    let newest = &controller.history()[0];
+    assert_eq!(
+        (newest.outcome.as_str(), newest.origin),
+        ("signed", Origin::Admin)
+    );
     reload(&controller, dir.path(), &revoked).unwrap();
     assert_eq!(label(&controller, "one"), live);
     drop(controller);
@@ -245,15 +250,22 @@ fn a_file_serves_once_its_signature_is_beside_it() {
 }
 
 #[test]
-fn a_file_that_is_not_signed_keeps_no_server_from_starting_that_has_served() {
+fn a_file_that_is_not_signed_keeps_no_server_from_starting() {
     let dir = tempfile::tempdir().unwrap();
     let mine = key();
     let toml = demanding(&[&mine]);
     fs::create_dir(dir.path().join("plugins")).unwrap();
     let file = dir.path().join("plugins/chatml.wasm");
     fs::write(&file, gemma()).unwrap();
-    let first = start(dir.path(), &toml).map(drop).unwrap_err();
-    assert_eq!(first.code(), "signature_missing");
+    // The binary's own template needs no signature, and serves on.
+    let builtin = start(dir.path(), &toml).unwrap();
+    let refused = builtin.plugin("chatml").unwrap().refused.unwrap();
+    assert_eq!(refused.code, "signature_missing");
+    assert_eq!(
+        builtin.plugin("chatml").unwrap().digest,
+        Digest::of(CHATML).to_hex()
+    );
+    drop(builtin);
     let sig = dir.path().join("plugins/chatml.wasm.sig");
     fs::write(&sig, signed(&mine, &gemma())).unwrap();
     let live = label(&start(dir.path(), &toml).unwrap(), "one");
@@ -277,5 +289,11 @@ fn a_file_that_is_not_signed_keeps_no_server_from_starting_that_has_served() {
     // The file is taken up; a key that is new signs it while the server is down.
     let new = key();
     fs::write(&sig, signed(&new, &next)).unwrap();
-    start(dir.path(), &demanding(&[&new])).unwrap();
+    let controller = start(dir.path(), &demanding(&[&new])).unwrap();
+    let newest = &controller.history()[0];
+    assert_eq!(
+        (newest.outcome.as_str(), newest.origin),
+        ("signed", Origin::File)
+    );
+    assert_eq!(newest.digest, Some(Digest::of(&next).to_hex()));
 }

@@ -43,11 +43,6 @@ fn follow(controller: &Arc<Controller>, state: SourceState) {
     });
 }
 
-fn outcomes(controller: &Controller) -> Vec<String> {
-    let history = controller.history().into_iter().rev();
-    history.map(|change| change.outcome).collect()
-}
-
 #[test]
 fn what_is_named_is_pulled_verified_and_live_and_never_pulled_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -82,6 +77,7 @@ fn a_route_that_has_nothing_else_waits_for_its_plugin() {
     let toml = wanting(&stub, "fresh", &component);
     let controller = start(dir.path(), &toml).unwrap();
     assert!(label(&controller, "one").starts_with("fresh@"));
+    assert_eq!(outcomes(&controller), ["staged", "verified", "live"]);
     // The same by a reload, which is refused where it cannot be had.
     let other = tempfile::tempdir().unwrap();
     let controller = start(other.path(), ROUTES).unwrap();
@@ -130,6 +126,40 @@ fn what_does_not_keep_its_promise_stays_staged_until_somebody_asks() {
     assert_eq!(stub.seen().len(), asked);
     assert_eq!(label(&controller, "one"), before);
     assert_eq!(outcomes(&controller), ["staged", "refused"]);
+}
+
+/// A pull is a change like any other: after each step at which it may end it is carried on.
+#[test]
+fn what_was_cut_short_is_carried_on_after_the_next_start() {
+    let component = marked(CHATML, "registry");
+    let (stub, _) = registry(component.clone());
+    let toml = wanting(&stub, "chatml", &component);
+    let compiled = tempfile::tempdir().expect("a temporary folder");
+    let runtime = runtime_with(Some(compiled.path()));
+    let mut steps = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        let source = {
+            let controller = start_on(&runtime, dir.path(), &toml).unwrap();
+            controller.store.fail_after(Some(steps));
+            let source = controller.config().plugins.sources["chatml"].clone();
+            controller.advance("chatml", &source)
+        };
+        let controller = start_on(&runtime, dir.path(), &toml).unwrap();
+        follow(&controller, SourceState::Current);
+        let status = controller.plugin("chatml").unwrap();
+        assert_eq!(status.digest, Digest::of(&component).to_hex());
+        assert_eq!(
+            outcomes(&controller),
+            ["staged", "verified", "retired", "live"]
+        );
+        if source.is_ok() {
+            break;
+        }
+        // Three commits have many; a few are enough to be between all of them.
+        steps += 2;
+    }
+    assert!(steps >= 12, "{steps}");
 }
 
 #[test]
