@@ -5,10 +5,10 @@ use std::{
     fs, io,
     path::Path,
     sync::{Arc, mpsc},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use super::{ControlError, Controller, Origin, sources};
+use super::{ControlError, Controller, Origin};
 use crate::config::Digest;
 
 /// Between looks. A file is read again once two looks have found the same in it: who writes
@@ -55,36 +55,32 @@ impl Follower {
 #[derive(Default)]
 struct FileChanges {
     last: Option<Digest>,
-    /// Reloads of the same content that a registry has made fail, and when to try again.
-    failures: u32,
-    next_try: Option<Instant>,
+    /// What it was last noted to wait for.
+    awaited: Option<String>,
 }
 
 impl FileChanges {
-    fn look(&mut self, controller: &Controller, path: &Path) {
+    fn look(&mut self, controller: &Arc<Controller>, path: &Path) {
         let Ok(digest) = digest(path) else {
             // Gone for a moment, or for good: what was read stays in force.
             return;
         };
         let is_settled = self.last.replace(digest) == Some(digest);
-        if !is_settled {
-            self.failures = 0;
-            self.next_try = None;
+        if !is_settled || controller.config_file() == Some(digest) {
             return;
         }
-        let is_new = controller.config_file() != Some(digest);
-        let is_due = self.next_try.is_some_and(|at| at <= Instant::now());
-        if !is_new && !is_due {
-            return;
-        }
-        self.next_try = match controller.reload(Origin::File) {
-            Err(ControlError::Registry { .. }) => {
-                self.failures += 1;
-                Some(Instant::now() + sources::pause(self.failures))
+        match controller.reload(Origin::File) {
+            // It is read again at the next look, and said once.
+            Err(error) if error.is_awaited() => {
+                let reason = Some(error.to_string());
+                if self.awaited != reason {
+                    self.awaited = reason;
+                    controller.note_reload(Origin::File, Err(&error));
+                }
             }
             // The history and the log say how it went.
-            Ok(()) | Err(_) => None,
-        };
+            Ok(()) | Err(_) => self.awaited = None,
+        }
     }
 }
 

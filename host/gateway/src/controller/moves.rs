@@ -8,7 +8,7 @@ use super::{
     Change, ControlError, Controller, Origin, PluginStatus, chains,
     draft::Draft,
     history, inbox, provenance,
-    release::{Check, Facts, Source, TrialMode, Version},
+    release::{Check, Facts, Role, Source, TrialMode, Version},
     serving::{Serving, Shelf},
     verify,
 };
@@ -35,8 +35,9 @@ pub(super) struct Arrival<'a> {
     /// One of it that came along.
     pub(super) signature: Option<Signature>,
     pub(super) origin: Origin,
-    /// SHA-256 of the manifest by which a registry has it.
-    pub(super) manifest: Option<&'a str>,
+    /// What the configuration wants it for, and the SHA-256 of the manifest by which a registry has
+    /// it.
+    pub(super) desired: Option<(Role, &'a str)>,
 }
 
 impl Controller {
@@ -240,7 +241,7 @@ impl Controller {
                 digest,
                 signature,
                 origin,
-                manifest: None,
+                desired: None,
             },
         )?;
         if let Some(error) = refusal {
@@ -259,9 +260,14 @@ impl Controller {
         self.make_live(name, digest, origin)
     }
 
-    pub(super) fn stage(&self, name: &str, arrival: &Arrival<'_>) -> Result<(), ControlError> {
-        let Arrival { digest, origin, .. } = *arrival;
+    fn stage(&self, name: &str, arrival: &Arrival<'_>) -> Result<(), ControlError> {
         let _changing = self.begin();
+        self.stage_held(name, arrival)
+    }
+
+    /// With `changing` held.
+    pub(super) fn stage_held(&self, name: &str, arrival: &Arrival<'_>) -> Result<(), ControlError> {
+        let Arrival { digest, origin, .. } = *arrival;
         let mut draft = self.draft();
         let release = draft.release(name);
         let is_new = release.version(digest).is_none();
@@ -272,7 +278,7 @@ impl Controller {
                 Origin::Registry => Source::Registry,
                 _ => Source::Pushed,
             },
-            manifest: arrival.manifest.map(str::to_owned),
+            manifest: arrival.desired.map(|(_, manifest)| manifest.to_owned()),
             since: history::now(),
             check: Check::Pending,
             withdrawn: None,
@@ -285,8 +291,8 @@ impl Controller {
         if origin == Origin::File {
             release.file = Some(digest.to_owned());
         }
-        if let Some(manifest) = arrival.manifest {
-            release.desire(manifest, digest);
+        if let Some((role, manifest)) = arrival.desired {
+            release.desire(role, manifest, digest);
         }
         self.store.put(digest, arrival.component)?;
         if is_new {
@@ -405,7 +411,12 @@ impl Controller {
 
     /// Loads what `draft` lets `name` serve with, builds the chains, commits and swaps. A live
     /// version that `is_new` is on probation from then on.
-    fn finish(&self, name: &str, draft: Draft, is_new: bool) -> Result<(), ControlError> {
+    pub(super) fn finish(
+        &self,
+        name: &str,
+        draft: Draft,
+        is_new: bool,
+    ) -> Result<(), ControlError> {
         let old = self.state().serving.get(name).cloned();
         let ledger = self.metrics.ledger();
         let shelf = Shelf {

@@ -2,7 +2,7 @@
 //! plugin folder meanwhile.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, OnceLock},
 };
@@ -15,7 +15,7 @@ use super::{
     Change, ControlError, Controller, MAX_UNHEARD, Origin, State, chains,
     draft::Draft,
     follow, history, inbox, provenance,
-    release::{Check, Release, Source, Version},
+    release::{Check, Release, Role, Source, Version},
     serving::{Serving, Shelf},
     sources,
     store::{Kept, Store},
@@ -68,6 +68,7 @@ impl Controller {
         metrics: Arc<Metrics>,
         open: impl FnOnce(&Path) -> Result<(Store, Kept), ControlError>,
     ) -> Result<Self, ControlError> {
+        sources::check_folder(&config)?;
         let (store, kept) = match &config.plugins.releases_dir {
             Some(dir) => open(dir)?,
             None => (Store::in_memory(), Kept::default()),
@@ -243,20 +244,17 @@ fn take_sources(
     runtime: &PluginRuntime,
     store: &Store,
 ) -> Result<(), ControlError> {
-    let live: BTreeSet<String> = draft
-        .releases
-        .plugins
-        .iter()
-        .filter(|(_, release)| release.live().is_some())
-        .map(|(name, _)| name.clone())
-        .collect();
-    for (name, source) in sources::missing(config, |name| live.contains(name)) {
-        let pulled = sources::pull_patiently(config, name, source, store)?;
+    let names: Vec<String> = draft.releases.plugins.keys().cloned().collect();
+    for name in names {
+        sources::drop_canary(draft, config, &name);
+    }
+    for (name, source) in sources::missing(config, &draft.releases) {
+        let pulled = sources::pull_patiently(config, name, &source.live, store)?;
         let (plugin, facts) = verify::examine(runtime, name, &pulled.component)?;
         let digest = plugin.digest();
         let signature = provenance::read(name, digest, pulled.signature.as_deref())?;
         store.put(digest, &pulled.component)?;
-        let manifest = source.manifest.to_hex();
+        let manifest = source.live.manifest.to_hex();
         let release = draft.release(name);
         release.stage(Version {
             digest: digest.to_owned(),
@@ -268,7 +266,7 @@ fn take_sources(
             size_bytes: pulled.component.len() as u64,
             signatures: signature.into_iter().collect(),
         });
-        release.desire(&manifest, digest);
+        release.desire(Role::Live, &manifest, digest);
         release.activate(name, digest)?;
         draft.note_version(Change::plugin(Origin::Registry, name, "live"), digest);
     }
