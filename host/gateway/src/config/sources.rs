@@ -73,7 +73,9 @@ fn read_canary(canary: &CanarySection, live: &Pinned) -> Result<CanaryConfig, St
             version.reference
         ));
     }
-    let share = u8::try_from(percent).ok().filter(|share| (1..=100).contains(share));
+    let share = u8::try_from(percent)
+        .ok()
+        .filter(|share| (1..=100).contains(share));
     let percent = share.ok_or_else(|| {
         format!("`percent` is {percent}; a canary answers 1 to 100 of a hundred requests")
     })?;

@@ -357,12 +357,7 @@ impl Controller {
             )
     }
 
-    fn pull(
-        &self,
-        config: &Config,
-        name: &str,
-        version: &Pinned,
-    ) -> Result<Pulled, ControlError> {
+    fn pull(&self, config: &Config, name: &str, version: &Pinned) -> Result<Pulled, ControlError> {
         let pulled = pull(config, name, version, &self.store);
         let outcome = if pulled.is_ok() { "pulled" } else { "failed" };
         self.metrics.pull(name, outcome);

@@ -205,7 +205,9 @@ mod tests {
     fn what_is_written_has_the_form_that_wkg_gives_it() {
         let interfaces = |names: &[&str]| -> Vec<String> {
             let names = names.iter();
-            names.map(|name| format!("gapura:plugin/{name}@0.1.0")).collect()
+            names
+                .map(|name| format!("gapura:plugin/{name}@0.1.0"))
+                .collect()
         };
         let (manifest, config) = write(&Publication {
             exports: interfaces(&["request-validation"]),

@@ -307,7 +307,11 @@ fn within_the_registry_a_redirect_keeps_the_login() {
                 let challenge = "Basic realm=\"x\"".to_owned();
                 (401, vec![("www-authenticate", challenge)], vec![])
             }
-            (Some(_), "/moved") => (302, vec![("location", format!("http://{own}/again"))], vec![]),
+            (Some(_), "/moved") => (
+                302,
+                vec![("location", format!("http://{own}/again"))],
+                vec![],
+            ),
             (Some(_), "/again") => (200, vec![], manifest_of(b"component", 9)),
             (Some(_), _) => (307, vec![("location", "/moved".to_owned())], vec![]),
         }
@@ -320,7 +324,10 @@ fn within_the_registry_a_redirect_keeps_the_login() {
 fn redirects_come_to_an_end() {
     let stub = Stub::start(|_, _| (307, vec![("location", "/on".to_owned())], vec![]));
     let error = stub.client(":1", None).resolve(9).unwrap_err();
-    assert!(error.to_string().contains("redirects more than 3 times"), "{error}");
+    assert!(
+        error.to_string().contains("redirects more than 3 times"),
+        "{error}"
+    );
     assert_eq!(stub.seen().len(), 4);
     for nowhere in ["on", "//elsewhere.example/on", "ftp://elsewhere.example/"] {
         let stub = Stub::start(move |_, _| (307, vec![("location", nowhere.to_owned())], vec![]));
@@ -391,7 +398,12 @@ fn a_token_that_runs_out_while_publishing_is_fetched_anew() {
     let seen = stub.seen();
     let uploads = |seen: &&stub::Seen| seen.line.starts_with("PUT") && seen.body == b"component";
     assert_eq!(seen.iter().filter(uploads).count(), 2);
-    assert_eq!(seen.iter().filter(|seen| seen.line.starts_with("GET /token")).count(), 4);
+    assert_eq!(
+        seen.iter()
+            .filter(|seen| seen.line.starts_with("GET /token"))
+            .count(),
+        4
+    );
 }
 
 #[test]
@@ -415,5 +427,9 @@ fn a_registry_that_trickles_costs_a_bounded_time() {
         assert!(error.is_transient(), "{error}");
         assert!(error.to_string().contains("timeout"), "{error}");
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -79,7 +79,10 @@ mod tests {
         });
         let plugin = runtime.unwrap().load("chatml", BUILTINS[0].bytes).unwrap();
         let imports = plugin.import_names();
-        assert!(imports.contains(&"gapura:plugin/types@0.1.0".to_owned()), "{imports:?}");
+        assert!(
+            imports.contains(&"gapura:plugin/types@0.1.0".to_owned()),
+            "{imports:?}"
+        );
         for import in plugin.imports() {
             let name = format!("gapura:plugin/{}@0.1.0", import.as_str());
             assert!(imports.contains(&name), "{imports:?}");

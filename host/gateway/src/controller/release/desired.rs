@@ -243,7 +243,10 @@ mod tests {
             Standing::New(Some(digest.clone()))
         );
         release.desire(Role::Live, &wanted, &digest);
-        assert_eq!(release.standing(Role::Live, &wanted), Standing::Staged(digest.clone()));
+        assert_eq!(
+            release.standing(Role::Live, &wanted),
+            Standing::Staged(digest.clone())
+        );
         pass(&mut release, &digest);
         assert_eq!(
             release.standing(Role::Live, &wanted),
@@ -263,12 +266,18 @@ mod tests {
         let withdrawn = Standing::Withdrawn("too slow".to_owned());
         assert_eq!(release.standing(Role::Live, &id('B')), withdrawn);
         // The one before was wanted before: that it serves again is no news.
-        assert_eq!(release.standing(Role::Live, &id('A')), Standing::New(Some(id('a'))));
+        assert_eq!(
+            release.standing(Role::Live, &id('A')),
+            Standing::New(Some(id('a')))
+        );
         release.desire(Role::Live, &id('A'), &id('a'));
         assert!(release.fulfil(&id('a')));
         assert_eq!(release.standing(Role::Live, &id('A')), Standing::Serving);
         release.desire(Role::Live, &id('B'), &id('b'));
-        assert_eq!(release.standing(Role::Live, &id('B')), Standing::Verified(id('b')));
+        assert_eq!(
+            release.standing(Role::Live, &id('B')),
+            Standing::Verified(id('b'))
+        );
     }
 
     /// `a` is live and wanted so, `b` is wanted as its canary.

@@ -26,23 +26,27 @@ fn a_version_that_is_wanted_no_more_when_it_could_serve_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let component = marked(CHATML, "overtaken");
     let served = component.clone();
-    let stub = Stub::start(move |request, _| {
-        match request.line.contains("/manifests/") {
+    let stub = Stub::start(
+        move |request, _| match request.line.contains("/manifests/") {
             true => (200, vec![], manifest_of(&served, served.len())),
             false => (200, vec![], served.clone()),
-        }
-    });
+        },
+    );
     let controller = start(dir.path(), &wanting(&stub, &component)).unwrap();
     let before = label(&controller, "one");
     let source = controller.wanted()["chatml"].clone();
     let wanted = &source.live;
-    let digest = controller.prepare("chatml", &source.config, wanted).unwrap();
+    let digest = controller
+        .prepare("chatml", &source.config, wanted)
+        .unwrap();
     let digest = digest.expect("it may serve");
     // The file changes while it is verified.
     let other = marked(CHATML, "newer");
     fs::write(dir.path().join("gapura.toml"), wanting(&stub, &other)).unwrap();
     controller.reload(Origin::Admin).unwrap();
-    controller.put_in_service("chatml", wanted, &digest).unwrap();
+    controller
+        .put_in_service("chatml", wanted, &digest)
+        .unwrap();
     assert_eq!(label(&controller, "one"), before);
     // Nor is what comes late kept in place of what is wanted now.
     let pulled = Pulled {
@@ -51,8 +55,14 @@ fn a_version_that_is_wanted_no_more_when_it_could_serve_does_not() {
     };
     assert_eq!(controller.keep("chatml", wanted, &pulled).unwrap(), None);
     // Wanted again, it goes on from where it was.
-    fs::write(dir.path().join("gapura.toml"), wanting(&stub, &marked(CHATML, "overtaken"))).unwrap();
+    fs::write(
+        dir.path().join("gapura.toml"),
+        wanting(&stub, &marked(CHATML, "overtaken")),
+    )
+    .unwrap();
     controller.reload(Origin::Admin).unwrap();
-    controller.put_in_service("chatml", wanted, &digest).unwrap();
+    controller
+        .put_in_service("chatml", wanted, &digest)
+        .unwrap();
     assert_ne!(label(&controller, "one"), before);
 }
