@@ -22,7 +22,7 @@ CONFIG = """
 [admin]
 token_sha256 = "sha256:{token}"
 max_plugin_bytes = {max_bytes}
-[log]
+{plugins}[log]
 level = "info"
 [model]
 source = "sim"
@@ -45,10 +45,10 @@ def digest(component):
     return hashlib.sha256(component).hexdigest()
 
 
-def write_config(path, sources, registries="", max_bytes=33554432):
+def write_config(path, sources, registries="", plugins="", max_bytes=33554432):
     """`sources`: the TOML value of `persona`. Replaced whole, as careful operators do it."""
     token = hashlib.sha256(TOKEN.encode()).hexdigest()
-    text = CONFIG.format(token=token, sources=f"persona = {sources}", registries=registries, max_bytes=max_bytes)
+    text = CONFIG.format(token=token, sources=f"persona = {sources}", registries=registries, plugins=plugins, max_bytes=max_bytes)
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)
@@ -56,6 +56,11 @@ def write_config(path, sources, registries="", max_bytes=33554432):
 
 def quoted(reference):
     return f'"{reference}"'
+
+
+def tried(live, canary, percent):
+    """The TOML value of a plugin with a canary."""
+    return f'{{ oci = "{live}", canary = {{ oci = "{canary}", percent = {percent} }} }}'
 
 
 def gapura(*args, **variables):
@@ -112,6 +117,20 @@ class Gateway:
         changes = [json.loads(line) for line in history]
         return any(change["digest"] == digest(component) and change["outcome"] == "live" for change in changes)
 
+    def committed(self, component):
+        """How far its folder says that `component` has come: None, staged, verified or live."""
+        try:
+            state = json.loads((self.folder / "plugins/.releases/state.json").read_text())
+        except OSError:
+            return None
+        release = state["plugins"].get("persona", {"versions": [], "lives": []})
+        if release["lives"][-1:] == [digest(component)]:
+            return "live"
+        for version in release["versions"]:
+            if version["digest"] == digest(component):
+                return "staged" if version["check"] == "pending" else "verified"
+        return None
+
     def hang_up(self):
         self.process.send_signal(signal.SIGHUP)
 
@@ -144,9 +163,21 @@ class Gateway:
         assert status == 200, status
         return f"+{digest(component)[:6]}" in chain.split(",")[0]
 
+    def sources(self):
+        """The status of the one plugin by reference: of its live version, and of its canary."""
+        return self.json("/admin/v1/plugins")["sources"]
+
     def source(self):
-        """The status of the one plugin by reference."""
-        return self.json("/admin/v1/plugins")["sources"][0]
+        return self.sources()[0]
+
+    def standing(self):
+        """What is live, and what is tried at how many of a hundred requests."""
+        plugins = self.json("/admin/v1/plugins")["plugins"]
+        persona = next((plugin for plugin in plugins if plugin["name"] == "persona"), None)
+        versions = persona["versions"] if persona else []
+        live = [version["digest"] for version in versions if version["state"] == "live"]
+        tried = [(version["digest"], version["percent"]) for version in versions if version["state"] == "canary"]
+        return live, tried
 
     def outcomes(self):
         """The history of the plugin, the oldest first: digest, outcome."""

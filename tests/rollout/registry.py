@@ -120,13 +120,20 @@ class Registry:
 
 
 class Proxy:
-    """Stands before a registry. `mode`: `pass`; `slow`: a component comes in two parts, one
-    and a half seconds apart; `stall`: after the first it never goes on; `garbage`: answers what nobody asked
-    for."""
+    """Stands before a registry. `mode`:
+
+    - `pass`
+    - `slow`: a component comes in two parts, one and a half seconds apart
+    - `stall`: after the first it never goes on; `stall-manifest`: the same of a manifest
+    - `trickle`: it comes byte by byte, one each half second
+    - `garbage`: answers what nobody asked for
+    """
 
     def __init__(self, registry):
         self.registry, self.mode, self.asked = registry, "pass", 0
         self.released = threading.Event()
+        # Seconds that clients took what trickled.
+        self.trickled = []
         proxy = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -137,24 +144,41 @@ class Proxy:
 
             def do_GET(self):
                 proxy.asked += 1
-                if proxy.mode == "garbage":
+                mode = proxy.mode
+                if mode == "garbage":
                     status, headers, body = 200, {}, b"<html>It works!</html>" * 100
                 else:
-                    connection = http.client.HTTPConnection("127.0.0.1", proxy.registry.port, timeout=20)
-                    connection.request("GET", self.path, headers={"accept": self.headers.get("accept", "*/*")})
-                    answer = connection.getresponse()
-                    status, headers, body = answer.status, answer.headers, answer.read()
+                    status, headers, body = self.ask()
                 self.send_response(status)
                 self.send_header("content-length", str(len(body)))
                 self.send_header("content-type", headers.get("content-type", "text/html"))
                 self.end_headers()
+                is_component = "/blobs/" in self.path
+                if is_component and mode == "trickle":
+                    return self.trickle(body)
                 half = len(body) // 2
                 self.wfile.write(body[:half])
-                if "/blobs/" in self.path and proxy.mode == "slow":
+                if is_component and mode == "slow":
                     time.sleep(1.5)
-                if "/blobs/" in self.path and proxy.mode == "stall":
+                if mode == ("stall" if is_component else "stall-manifest"):
                     proxy.released.wait(60)
                 self.wfile.write(body[half:])
+
+            def ask(self):
+                connection = http.client.HTTPConnection("127.0.0.1", proxy.registry.port, timeout=20)
+                connection.request("GET", self.path, headers={"accept": self.headers.get("accept", "*/*")})
+                answer = connection.getresponse()
+                return answer.status, answer.headers, answer.read()
+
+            def trickle(self, body):
+                began = time.monotonic()
+                try:
+                    for byte in body:
+                        self.wfile.write(bytes([byte]))
+                        if proxy.released.wait(0.5):
+                            return
+                finally:
+                    proxy.trickled.append(time.monotonic() - began)
 
         class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
             daemon_threads = True
@@ -169,6 +193,11 @@ class Proxy:
     def through(self, reference):
         """The reference, by way of the proxy."""
         return reference.replace(self.registry.host, self.host)
+
+    def release(self):
+        """Lets what stalls go on, and whatever comes after it."""
+        self.mode = "pass"
+        self.released.set()
 
     def stop(self):
         self.released.set()

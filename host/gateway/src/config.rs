@@ -240,12 +240,28 @@ pub struct PluginsConfig {
 /// One plugin of `[plugins.sources]`, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceConfig {
+    /// What is to be live.
+    pub live: Pinned,
+    /// What is to be tried beside it.
+    pub canary: Option<CanaryConfig>,
+}
+
+/// One version in a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pinned {
     /// Always with a digest.
     pub reference: Reference,
     /// That digest: the manifest's SHA-256.
     pub manifest: Digest,
-    /// Requests of a hundred that it answers first; `None`: it goes live.
-    pub canary: Option<u8>,
+}
+
+/// `canary` of a plugin of `[plugins.sources]`, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CanaryConfig {
+    /// Another version than the live one.
+    pub version: Pinned,
+    /// Requests of a hundred that it answers, 1 to 100.
+    pub percent: u8,
 }
 
 /// `[plugins.guard]`, checked.
@@ -436,7 +452,7 @@ impl Config {
 }
 
 /// A SHA-256 digest.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {

@@ -10,6 +10,7 @@ mod client;
 mod error;
 mod manifest;
 mod reference;
+mod session;
 
 pub use client::{Artefact, Client, Publication};
 pub use error::OciError;

@@ -233,6 +233,23 @@ impl Plugin {
         self.0.artifact.uses_wasi
     }
 
+    /// Everything that the component imports, as it is written there: with versions, the contract's
+    /// types and WASI included.
+    pub fn import_names(&self) -> Vec<String> {
+        let artifact = &self.0.artifact;
+        let component = artifact.pre.component().component_type();
+        let imports = component.imports(&artifact.shared.engine);
+        imports.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// Everything that the component exports, as it is written there.
+    pub fn export_names(&self) -> Vec<String> {
+        let artifact = &self.0.artifact;
+        let component = artifact.pre.component().component_type();
+        let exports = component.exports(&artifact.shared.engine);
+        exports.map(|(name, _)| name.to_owned()).collect()
+    }
+
     pub(crate) fn artifact(&self) -> &Artifact {
         &self.0.artifact
     }

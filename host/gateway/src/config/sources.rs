@@ -3,24 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::{
-    ConfigError, Environment, Secret, SourceConfig,
+    CanaryConfig, ConfigError, Environment, Pinned, Secret, SourceConfig,
     check::is_name,
-    file::{RegistrySection, SourceSection},
+    file::{CanarySection, RegistrySection, SourceSection},
     location::Document,
 };
 use crate::{
     builtin,
     oci::{Login, Reference, Registries, Registry, is_registry},
 };
-
-impl SourceSection {
-    fn parts(&self) -> (&str, Option<u8>) {
-        match self {
-            Self::Live(oci) => (oci, None),
-            Self::Tried { oci, canary } => (oci, *canary),
-        }
-    }
-}
 
 /// Refuses what names no one version, or no plugin.
 pub(super) fn check(
@@ -51,25 +42,59 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 fn read(source: &SourceSection) -> Result<SourceConfig, String> {
-    let (text, canary) = source.parts();
+    let (live, canary) = match source {
+        SourceSection::Live(oci) => (oci, None),
+        SourceSection::Tried { oci, canary } => (oci, canary.as_ref()),
+    };
+    let live = pinned(live)?;
+    let canary = canary.map(|canary| read_canary(canary, &live));
+    Ok(SourceConfig {
+        canary: canary.transpose()?,
+        live,
+    })
+}
+
+fn read_canary(canary: &CanarySection, live: &Pinned) -> Result<CanaryConfig, String> {
+    let (oci, percent) = match canary {
+        CanarySection::Version { oci, percent } => (oci, *percent),
+        CanarySection::Share(percent) => {
+            return Err(format!(
+                "`canary = {percent}` does not say what answers the other requests; name the live \
+                 version and the canary, `{{ oci = \"oci://…\", canary = {{ oci = \"{}\", percent = \
+                 {percent} }} }}`",
+                live.reference
+            ));
+        }
+    };
+    let version = pinned(oci)?;
+    if version.manifest == live.manifest {
+        return Err(format!(
+            "`{}` is the live version and its own canary; name two versions, or leave `canary` out",
+            version.reference
+        ));
+    }
+    let share = u8::try_from(percent)
+        .ok()
+        .filter(|share| (1..=100).contains(share));
+    let percent = share.ok_or_else(|| {
+        format!("`percent` is {percent}; a canary answers 1 to 100 of a hundred requests")
+    })?;
+    Ok(CanaryConfig { version, percent })
+}
+
+fn pinned(text: &str) -> Result<Pinned, String> {
     let reference: Reference = text
         .parse()
         .map_err(|error: crate::oci::ReferenceError| error.to_string())?;
-    let Some(manifest) = reference.digest() else {
-        return Err(format!(
-            "`{reference}` names a tag, which can be moved, so that two gateways would differ; name \
-             the version by its digest, `oci://…@sha256:…`, as `gapura plugin publish` prints it"
-        ));
-    };
-    match canary {
-        Some(percent) if !(1..=100).contains(&percent) => Err(format!(
-            "`canary` is {percent}; a canary answers 1 to 100 of a hundred requests"
-        )),
-        canary => Ok(SourceConfig {
+    match reference.digest() {
+        Some(manifest) => Ok(Pinned {
             reference,
             manifest,
-            canary,
         }),
+        None => Err(format!(
+            "`{reference}` names a tag, which can be moved, so that two gateways would differ; name \
+             the version by its digest, `oci://…@sha256:…`, as `gapura plugin publish` prints it"
+        )),
     }
 }
 

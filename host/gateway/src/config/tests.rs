@@ -373,15 +373,23 @@ fn log_levels_are_known_by_pythons_names_too_and_nothing_else_is_one() {
 fn sources_are_pinned_and_registries_have_their_passwords() {
     let digest = "a1".repeat(32);
     let pinned = format!("oci://registry.example.com/team/persona:1@sha256:{digest}");
+    let next = format!(
+        "oci://registry.example.com/team/persona:2@sha256:{}",
+        "b2".repeat(32)
+    );
     let toml = format!(
-        "[plugins.sources]\npersona = '{pinned}'\nguard = {{ oci = '{pinned}', canary = 10 }}\n\
+        "[plugins.sources]\npersona = '{pinned}'\n\
+         guard = {{ oci = '{pinned}', canary = {{ oci = '{next}', percent = 10 }} }}\n\
          [registries.'registry.example.com']\nusername = 'u'\npassword_env = 'P'\n"
     );
     let config = parse_with(&toml, &[("P", "secret")]).unwrap();
     let [guard, persona] = ["guard", "persona"].map(|name| &config.plugins.sources[name]);
-    assert_eq!(persona.reference.to_string(), pinned);
-    assert_eq!(persona.manifest.to_hex(), digest);
-    assert_eq!((persona.canary, guard.canary), (None, Some(10)));
+    assert_eq!(persona.live.reference.to_string(), pinned);
+    assert_eq!(persona.live.manifest.to_hex(), digest);
+    assert_eq!((&persona.live, &persona.canary), (&guard.live, &None));
+    let canary = guard.canary.as_ref().expect("a canary");
+    assert_eq!(canary.version.reference.to_string(), next);
+    assert_eq!(canary.percent, 10);
     let login = config.registries["registry.example.com"].login.as_ref();
     assert_eq!(login.map(|login| login.password.expose()), Some("secret"));
     assert!(!format!("{config:?}").contains("secret"));
@@ -392,9 +400,21 @@ fn what_two_gateways_could_read_differently_is_no_desired_state() {
     let digest = "a1".repeat(32);
     insta::assert_snapshot!(message("[plugins.sources]\npersona = 'oci://r.example.com/persona:1.2.0'\n"), @"gapura.toml:2:11: `oci://r.example.com/persona:1.2.0` names a tag, which can be moved, so that two gateways would differ; name the version by its digest, `oci://…@sha256:…`, as `gapura plugin publish` prints it");
     insta::assert_snapshot!(message("[plugins.sources]\npersona = 'r.example.com/persona'\n"), @"gapura.toml:2:11: `r.example.com/persona` is not a reference such as `oci://registry.example.com/team/persona:1.2.0` or `oci://registry.example.com/team/persona@sha256:…`: it does not begin with `oci://`");
-    insta::assert_snapshot!(message(&format!("[plugins.sources]\npersona = {{ oci = 'oci://r.example.com/p@sha256:{digest}', canary = 0 }}\n")), @"gapura.toml:2:11: `canary` is 0; a canary answers 1 to 100 of a hundred requests");
+    let tried = |canary: &str| {
+        let live = format!("oci://r.example.com/p@sha256:{digest}");
+        message(&format!(
+            "[plugins.sources]\npersona = {{ oci = '{live}', canary = {canary} }}\n"
+        ))
+    };
+    let other = format!("oci://r.example.com/p@sha256:{}", "b2".repeat(32));
+    insta::assert_snapshot!(tried(&format!("{{ oci = '{other}', percent = 0 }}")), @"gapura.toml:2:11: `percent` is 0; a canary answers 1 to 100 of a hundred requests");
+    insta::assert_snapshot!(tried(&format!("{{ oci = '{other}', percent = 300 }}")), @"gapura.toml:2:11: `percent` is 300; a canary answers 1 to 100 of a hundred requests");
+    insta::assert_snapshot!(tried(&format!("{{ oci = 'oci://r.example.com/p@sha256:{digest}', percent = 5 }}")), @"gapura.toml:2:11: `oci://r.example.com/p@sha256:a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1` is the live version and its own canary; name two versions, or leave `canary` out");
+    insta::assert_snapshot!(tried("10"), @r#"gapura.toml:2:11: `canary = 10` does not say what answers the other requests; name the live version and the canary, `{ oci = "oci://…", canary = { oci = "oci://r.example.com/p@sha256:a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1", percent = 10 } }`"#);
+    insta::assert_snapshot!(tried("{ oci = 'oci://r.example.com/p:2', percent = 5 }"), @"gapura.toml:2:11: `oci://r.example.com/p:2` names a tag, which can be moved, so that two gateways would differ; name the version by its digest, `oci://…@sha256:…`, as `gapura plugin publish` prints it");
+    insta::assert_snapshot!(tried(&format!("{{ oci = '{other}' }}")), @r#"gapura.toml:2:11: a reference is needed, such as `"oci://registry.example.com/team/persona@sha256:…"`, or a table `{ oci = "oci://…", canary = { oci = "oci://…", percent = 10 } }`"#);
     insta::assert_snapshot!(message(&format!("[plugins.sources]\ntemplate = 'oci://r.example.com/p@sha256:{digest}'\n")), @"gapura.toml:2:12: `template` cannot be the name of a plugin: in a route it stands for the built-in template that suits the model");
-    insta::assert_snapshot!(message("[plugins.sources]\npersona = 3\n"), @r#"gapura.toml:2:11: a reference is needed, such as `"oci://registry.example.com/team/persona@sha256:…"`, or a table `{ oci = "…", canary = 10 }`"#);
+    insta::assert_snapshot!(message("[plugins.sources]\npersona = 3\n"), @r#"gapura.toml:2:11: a reference is needed, such as `"oci://registry.example.com/team/persona@sha256:…"`, or a table `{ oci = "oci://…", canary = { oci = "oci://…", percent = 10 } }`"#);
     insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\n"), @"gapura.toml:1:1: `username` and `password_env` belong together; say both, or neither");
     insta::assert_snapshot!(message("[registries.'r.example.com']\nusername = 'u'\npassword_env = 'NOT_SET'\n"), @"gapura.toml:3:16: the environment variable `NOT_SET` is not set; it is to hold the password of `u`");
     insta::assert_snapshot!(message("[registries.'https://r.example.com']\n"), @"gapura.toml:1:1: `https://r.example.com` is not a registry such as `registry.example.com` or `127.0.0.1:5000`");

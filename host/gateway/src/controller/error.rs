@@ -132,6 +132,29 @@ pub enum ControlError {
         /// What the registry did.
         reason: OciError,
     },
+    /// A changed file needs a plugin that is on its way from a registry.
+    #[error(
+        "plugin `{name}` is being pulled: what names it takes effect once it is here, by itself \
+         where the file is followed"
+    )]
+    Awaited {
+        /// The plugin.
+        name: String,
+    },
+    /// A changed file needs a plugin that could not be had from its registry, which is asked again.
+    #[error("plugin `{name}` is not here: {reason}")]
+    NotBrought {
+        /// The plugin.
+        name: String,
+        /// Why the last attempt has failed.
+        reason: String,
+    },
+    /// What becomes of plugins by reference has to outlive the process.
+    #[error(
+        "[plugins.sources] needs a folder that outlives the process: without one, a version that \
+         was rolled back would go live again at the next start; name it in [plugins] releases_dir"
+    )]
+    NoReleasesDir,
     /// The configuration cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -201,6 +224,11 @@ impl ControlError {
         }
     }
 
+    /// Whether what was asked for happens by itself once a plugin has come from its registry.
+    pub(super) fn is_awaited(&self) -> bool {
+        matches!(self, Self::Awaited { .. } | Self::NotBrought { .. })
+    }
+
     /// Stable and machine-readable.
     pub fn code(&self) -> &'static str {
         match self {
@@ -231,7 +259,9 @@ impl ControlError {
             Self::NotSigned { source, .. } => source.code(),
             Self::NotPinned { .. } => "digest_mismatch",
             Self::UnknownPlugin { .. } => "unknown_plugin",
-            Self::Registry { .. } => "registry_failed",
+            Self::Registry { .. } | Self::NotBrought { .. } => "registry_failed",
+            Self::Awaited { .. } => "plugin_awaited",
+            Self::NoReleasesDir => "no_releases_dir",
             Self::Config(_) => "invalid_config",
             Self::NeedsRestart { .. } => "needs_restart",
             Self::NoConfigFile => "no_config_file",
@@ -281,9 +311,13 @@ impl From<ControlError> for ApiError {
             | ControlError::NotPinned { .. }
             | ControlError::UnknownPlugin { .. }
             | ControlError::Config(_)
+            | ControlError::NoReleasesDir
             | ControlError::NeedsRestart { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ControlError::NoConfigFile => StatusCode::BAD_REQUEST,
-            ControlError::Registry { .. } => StatusCode::BAD_GATEWAY,
+            ControlError::Registry { .. } | ControlError::NotBrought { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
+            ControlError::Awaited { .. } => StatusCode::SERVICE_UNAVAILABLE,
             // The disk is ours; but it is the administrator who asks, and who can help.
             ControlError::Watch(_)
             | ControlError::Store { .. }

@@ -55,37 +55,53 @@ impl Follower {
 #[derive(Default)]
 struct FileChanges {
     last: Option<Digest>,
-    /// Reloads of the same content that a registry or the disk has made fail, and when to try again.
+    /// Reloads of the same content that the disk has made fail, and when to try again.
     failures: u32,
     next_try: Option<Instant>,
+    /// What it was last noted to wait for.
+    awaited: Option<String>,
 }
 
 impl FileChanges {
-    fn look(&mut self, controller: &Controller, path: &Path) {
+    fn look(&mut self, controller: &Arc<Controller>, path: &Path) {
         let Ok(digest) = digest(path) else {
             // Gone for a moment, or for good: what was read stays in force.
             return;
         };
         let is_settled = self.last.replace(digest) == Some(digest);
         if !is_settled {
-            self.failures = 0;
-            self.next_try = None;
+            *self = Self {
+                last: self.last,
+                ..Self::default()
+            };
             return;
         }
         let is_new = controller.config_file() != Some(digest);
-        let is_due = self.next_try.is_some_and(|at| at <= Instant::now());
-        if !is_new && !is_due {
+        let is_due = self.next_try.is_none_or(|at| at <= Instant::now());
+        if !is_due || !is_new && self.next_try.is_none() {
             return;
         }
-        self.next_try = match controller.reload(Origin::File) {
-            // The registry, or the disk that the change is to be written to, may be back soon.
-            Err(ControlError::Registry { .. } | ControlError::Store { .. }) => {
+        self.next_try = None;
+        let reason = match controller.reload(Origin::File) {
+            // It is read again at the next look, and said once.
+            Err(error) if error.is_awaited() => {
+                let reason = Some(error.to_string());
+                if self.awaited != reason {
+                    let _changing = controller.begin();
+                    controller.note_reload(Origin::File, Err(&error));
+                }
+                reason
+            }
+            // The disk that the change is to be written to may have room soon.
+            Err(ControlError::Store { .. }) => {
                 self.failures += 1;
-                Some(Instant::now() + sources::pause(self.failures))
+                self.next_try = Some(Instant::now() + sources::pause(self.failures));
+                None
             }
             // The history and the log say how it went.
             Ok(()) | Err(_) => None,
         };
+        self.awaited = reason;
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     Change, ControlError, Controller, Origin, PluginStatus,
     commit::Turn,
     history, inbox, provenance,
-    release::{Check, Facts, Source, TrialMode, Version},
+    release::{Check, Facts, Role, Source, TrialMode, Version},
     serving::Serving,
     verify,
 };
@@ -35,8 +35,9 @@ pub(super) struct Arrival<'a> {
     /// One of it that came along.
     pub(super) signature: Option<Signature>,
     pub(super) origin: Origin,
-    /// SHA-256 of the manifest by which a registry has it.
-    pub(super) manifest: Option<&'a str>,
+    /// What the configuration wants it for, and the SHA-256 of the manifest by which a registry has
+    /// it.
+    pub(super) desired: Option<(Role, &'a str)>,
 }
 
 impl Controller {
@@ -246,7 +247,7 @@ impl Controller {
                 digest,
                 signature,
                 origin,
-                manifest: None,
+                desired: None,
             },
         )?;
         if let Some(error) = refusal {
@@ -265,9 +266,14 @@ impl Controller {
         self.make_live(name, digest, origin)
     }
 
-    pub(super) fn stage(&self, name: &str, arrival: &Arrival<'_>) -> Result<(), ControlError> {
-        let Arrival { digest, origin, .. } = *arrival;
+    fn stage(&self, name: &str, arrival: &Arrival<'_>) -> Result<(), ControlError> {
         let _changing = self.begin();
+        self.stage_held(name, arrival)
+    }
+
+    /// With `changing` held.
+    pub(super) fn stage_held(&self, name: &str, arrival: &Arrival<'_>) -> Result<(), ControlError> {
+        let Arrival { digest, origin, .. } = *arrival;
         let mut draft = self.draft();
         draft.releases.check_room(name)?;
         let release = draft.release(name);
@@ -279,7 +285,7 @@ impl Controller {
                 Origin::Registry => Source::Registry,
                 _ => Source::Pushed,
             },
-            manifest: arrival.manifest.map(str::to_owned),
+            manifest: arrival.desired.map(|(_, manifest)| manifest.to_owned()),
             since: history::now(),
             check: Check::Pending,
             withdrawn: None,
@@ -291,8 +297,8 @@ impl Controller {
             release.sign(digest, signature.clone());
             is_new
         });
-        if let Some(manifest) = arrival.manifest {
-            release.desire(manifest, digest);
+        if let Some((role, manifest)) = arrival.desired {
+            release.desire(role, manifest, digest);
         }
         self.store.put(digest, arrival.component)?;
         if is_new {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::signing::Signature;
 use desired::Desired;
-pub(super) use desired::Standing;
+pub(super) use desired::{Role, Standing};
 pub use error::MoveError;
 pub(super) use version::short;
 pub use version::{Check, Facts, Source, TrialMode, Version, VersionState};
@@ -48,9 +48,12 @@ pub(super) struct Release {
     trial: Option<Trial>,
     /// What the file of the plugin folder held when it was last taken up, good or bad.
     pub(super) file: Option<String>,
-    /// What the configuration names, once it was taken up.
+    /// What the configuration wants to be live, once it was taken up.
     #[serde(default)]
     desired: Option<Desired>,
+    /// What it wants to be tried beside that, once it was taken up.
+    #[serde(default)]
+    canary: Option<Desired>,
 }
 
 /// A version that serves beside the live one.
@@ -152,13 +155,13 @@ impl Release {
             // One artefact that may not serve is enough to look at; the folder's own is still
             // there, and may be tried again, and the one that is wanted is remembered.
             let is_file = version.source == Source::File;
-            let file = self.file.as_deref().filter(|_| !is_file);
-            let desired = self.desired.as_ref();
-            self.versions.retain(|version| {
+            let mut versions = std::mem::take(&mut self.versions);
+            versions.retain(|version| {
                 !matches!(version.check, Check::Failed { .. })
-                    || file == Some(&version.digest)
-                    || desired.is_some_and(|desired| desired.is(&version.digest))
+                    || !is_file && self.file.as_ref() == Some(&version.digest)
+                    || self.is_desired(&version.digest)
             });
+            self.versions = versions;
             self.versions.insert(0, version);
             return;
         };
@@ -244,7 +247,7 @@ impl Release {
         }
         self.check_passed(name, digest)?;
         self.clear_withdrawal(digest);
-        self.fulfil(digest);
+        self.fulfil_canary(digest);
         let digest = digest.to_owned();
         self.trial = Some(Trial { digest, mode });
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Change, ControlError, Controller, Origin, chains, follow};
+use super::{Change, ControlError, Controller, Origin, chains, follow, sources};
 use crate::{
     auth::Auth,
     config::{Config, ServerConfig},
@@ -13,15 +13,29 @@ impl Controller {
     /// change; what is fixed at start may not.
     ///
     /// # Errors
-    /// [`ControlError`]; nothing has changed then.
-    pub fn reload(&self, origin: Origin) -> Result<(), ControlError> {
+    /// [`ControlError`]; nothing has changed then. [`ControlError::Awaited`] where a plugin is on
+    /// its way that the file needs.
+    pub fn reload(self: &Arc<Self>, origin: Origin) -> Result<(), ControlError> {
         // Before the change: a registry may take its time, and nothing else is to wait for it.
-        let brought = self.bring_what_is_named();
+        let brought = self.bring_what_is_named(origin);
         let _changing = self.begin();
         let result = brought.and_then(|()| self.read_and_swap(origin));
+        let is_awaited = result.as_ref().is_err_and(ControlError::is_awaited);
+        if is_awaited {
+            // Nothing was read yet that is in force; whoever follows the file tries again.
+            self.state().config_file = None;
+        }
+        if !is_awaited || origin != Origin::File {
+            self.note_reload(origin, result.as_ref().copied());
+        }
+        result
+    }
+
+    /// Notes how it went. With `changing` held.
+    pub(super) fn note_reload(&self, origin: Origin, result: Result<(), &ControlError>) {
         self.metrics
             .reload(if result.is_ok() { "live" } else { "refused" });
-        match &result {
+        match result {
             Ok(()) => tracing::info!(%origin, "reloaded the configuration"),
             Err(error) => {
                 tracing::warn!(%origin, reason = %error, "kept the configuration as it was");
@@ -33,22 +47,23 @@ impl Controller {
                 }
             }
         }
-        result
     }
 
-    /// Pulls what routes of the file bind and it names by reference, if it is not there. That it serves
-    /// then is a change of its own, which stays where the file is refused: no route binds it yet.
-    fn bring_what_is_named(&self) -> Result<(), ControlError> {
+    /// Has pulled what routes of the file bind and it names by reference, if it is not there. That it
+    /// serves then is a change of its own, which stays where the file is refused.
+    fn bring_what_is_named(self: &Arc<Self>, origin: Origin) -> Result<(), ControlError> {
         let config = self.read()?;
         check_fixed(&self.config(), &config)?;
-        self.bring_missing(&config)
+        self.bring_missing(config, origin)
     }
 
     fn read(&self) -> Result<Config, ControlError> {
         let config = self.config();
         let path = config.path.as_deref().ok_or(ControlError::NoConfigFile)?;
         self.state().config_file = follow::digest(path).ok();
-        Ok(Config::load(Some(path), &self.environment, &self.flags)?)
+        let config = Config::load(Some(path), &self.environment, &self.flags)?;
+        sources::check_folder(&config)?;
+        Ok(config)
     }
 
     /// Builds all that the file says, notes it, and lets it take effect: none of it where it cannot be
@@ -57,6 +72,11 @@ impl Controller {
         let (running, serving, releases) = self.inputs();
         let mut config = self.read()?;
         check_fixed(&running, &config)?;
+        // The file may have changed since it was looked at.
+        if let Some((name, _)) = sources::missing(&config, &releases).first() {
+            let name = (*name).to_owned();
+            return Err(ControlError::Awaited { name });
+        }
         let model = self.state().model.clone();
         if let Some(model) = &model {
             config = chains::fit_template(&config, &model.architecture);

@@ -4,7 +4,7 @@
 mod files;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, OnceLock},
 };
@@ -17,7 +17,7 @@ use super::{
     Change, ControlError, Controller, MAX_UNHEARD, Origin, State, chains,
     draft::Draft,
     follow, history, provenance,
-    release::{Check, Source, Version},
+    release::{Check, Role, Source, Version},
     serving::{Serving, Shelf},
     sources,
     store::{Kept, Store},
@@ -72,6 +72,7 @@ impl Controller {
         metrics: Arc<Metrics>,
         open: impl FnOnce(&Path) -> Result<(Store, Kept), ControlError>,
     ) -> Result<Self, ControlError> {
+        sources::check_folder(&config)?;
         let (store, kept) = match &config.plugins.releases_dir {
             Some(dir) => open(dir)?,
             None => (Store::in_memory(), Kept::default()),
@@ -234,20 +235,17 @@ fn end_unfit_trials(
 /// What a route needs, and nothing else gives, is pulled before the server starts. Everything else
 /// comes while it serves.
 fn take_sources(draft: &mut Draft, config: &Config, shelf: &Shelf<'_>) -> Result<(), ControlError> {
-    let live: BTreeSet<String> = draft
-        .releases
-        .plugins
-        .iter()
-        .filter(|(_, release)| release.live().is_some())
-        .map(|(name, _)| name.clone())
-        .collect();
-    for (name, source) in sources::missing(config, |name| live.contains(name)) {
-        let pulled = sources::pull_patiently(config, name, source, shelf.store)?;
+    let names: Vec<String> = draft.releases.plugins.keys().cloned().collect();
+    for name in names {
+        sources::drop_canary(draft, config, &name);
+    }
+    for (name, source) in sources::missing(config, &draft.releases) {
+        let pulled = sources::pull_patiently(config, name, &source.live, shelf.store)?;
         let (plugin, facts) = verify::examine(shelf.runtime, name, &pulled.component)?;
         let digest = plugin.digest();
         let signature = provenance::read(name, digest, pulled.signature.as_deref())?;
         shelf.store.put(digest, &pulled.component)?;
-        let manifest = source.manifest.to_hex();
+        let manifest = source.live.manifest.to_hex();
         draft.releases.check_room(name)?;
         let release = draft.release(name);
         let known = release.version(digest).map(|version| version.check.clone());
@@ -264,7 +262,7 @@ fn take_sources(draft: &mut Draft, config: &Config, shelf: &Shelf<'_>) -> Result
         if let Some(signature) = signature {
             release.sign(digest, signature);
         }
-        release.desire(&manifest, digest);
+        release.desire(Role::Live, &manifest, digest);
         let change = |outcome| Change::plugin(Origin::Registry, name, outcome);
         if known.is_none() {
             draft.note_version(change("staged"), digest);

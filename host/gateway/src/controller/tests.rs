@@ -18,7 +18,7 @@ use crate::{
     config::{Digest, Environment},
 };
 
-const CHATML: &[u8] = BUILTINS[0].bytes;
+pub(super) const CHATML: &[u8] = BUILTINS[0].bytes;
 const GEMMA: &[u8] = BUILTINS[1].bytes;
 
 /// Two routes over the same template, and one over another.
@@ -41,7 +41,7 @@ fn runtime_with(cache: Option<&Path>) -> PluginRuntime {
     PluginRuntime::new(config).expect("a runtime")
 }
 
-fn start(dir: &Path, toml: &str) -> Result<Arc<Controller>, ControlError> {
+pub(super) fn start(dir: &Path, toml: &str) -> Result<Arc<Controller>, ControlError> {
     start_on(&runtime(), dir, toml)
 }
 
@@ -70,7 +70,7 @@ fn states(status: &PluginStatus) -> Vec<&'static str> {
     versions.map(|version| version.state.as_str()).collect()
 }
 
-fn label(controller: &Controller, route: &str) -> String {
+pub(super) fn label(controller: &Controller, route: &str) -> String {
     controller
         .routes()
         .load()
@@ -286,7 +286,7 @@ fn model(id: &str, architecture: &str) -> ModelInfo {
     }
 }
 
-fn wait_until(done: impl Fn() -> bool) {
+pub(super) fn wait_until(done: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while !done() {
         assert!(
@@ -298,7 +298,7 @@ fn wait_until(done: impl Fn() -> bool) {
 }
 
 /// `component` with a mark, so that it is another version that does the same.
-fn marked(component: &[u8], mark: &str) -> Vec<u8> {
+pub(super) fn marked(component: &[u8], mark: &str) -> Vec<u8> {
     let mut other = component.to_vec();
     gapura_plugin_runtime::add_custom_section(&mut other, "mark", mark.as_bytes());
     other

@@ -15,6 +15,9 @@ const LAYER: &str = "application/wasm";
 pub(super) const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json";
+/// What people call it; of a layer, the name of its file.
+const TITLE: &str = "org.opencontainers.image.title";
+const VERSION: &str = "org.opencontainers.image.version";
 /// Where a detached signature of the component travels.
 const SIGNATURE: &str = "dev.gapura.signature";
 
@@ -39,6 +42,8 @@ struct Descriptor {
     media_type: String,
     digest: String,
     size: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
 }
 
 /// The one layer of a manifest, and what else it says.
@@ -121,14 +126,8 @@ pub(super) fn write(publication: &Publication<'_>) -> (Vec<u8>, Vec<u8>) {
     });
     let config = config.to_string().into_bytes();
     let mut annotations = BTreeMap::from([
-        (
-            "org.opencontainers.image.title".to_owned(),
-            publication.title.to_owned(),
-        ),
-        (
-            "org.opencontainers.image.version".to_owned(),
-            publication.version.to_owned(),
-        ),
+        (TITLE.to_owned(), publication.title.to_owned()),
+        (VERSION.to_owned(), publication.version.to_owned()),
     ]);
     annotations.extend(
         publication
@@ -142,11 +141,17 @@ pub(super) fn write(publication: &Publication<'_>) -> (Vec<u8>, Vec<u8>) {
             media_type: CONFIG.to_owned(),
             digest: Digest::of(&config).to_string(),
             size: config.len() as u64,
+            annotations: BTreeMap::new(),
         },
         layers: vec![Descriptor {
             media_type: LAYER.to_owned(),
             digest: component,
             size: publication.component.len() as u64,
+            // As `wkg` does it, so that tools know what to call the file.
+            annotations: BTreeMap::from([(
+                TITLE.to_owned(),
+                format!("{}.wasm", publication.title),
+            )]),
         }],
         annotations,
     };
@@ -156,6 +161,8 @@ pub(super) fn write(publication: &Publication<'_>) -> (Vec<u8>, Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn publication<'a>(signature: Option<&'a str>) -> Publication<'a> {
@@ -178,6 +185,59 @@ mod tests {
             assert_eq!(layer.size, 4);
             assert_eq!(layer.signature.as_deref(), signature);
         }
+    }
+
+    /// What `wkg oci push` 0.16.1 (oci-wasm 0.6.0) laid down for `persona.wasm`, as it was.
+    const WKG_MANIFEST: &str = r#"{"config":{"digest":"sha256:9eb86525dd147e052555c5134edc8cef45d84efad4798807afc22dcec6f2cb2f","mediaType":"application/vnd.wasm.config.v0+json","size":361},"layers":[{"annotations":{"org.opencontainers.image.title":"persona.wasm"},"digest":"sha256:fb57a45f01df32692309b4ddc5bf99c11986b64be64f41127468d1348348e9b2","mediaType":"application/wasm","size":70864}],"mediaType":"application/vnd.oci.image.manifest.v1+json","schemaVersion":2}"#;
+    const WKG_CONFIG: &str = r#"{"created":"2026-11-28T13:11:16.778365422Z","author":null,"architecture":"wasm","os":"wasip2","layerDigests":["sha256:fb57a45f01df32692309b4ddc5bf99c11986b64be64f41127468d1348348e9b2"],"component":{"exports":["gapura:plugin/request-validation@0.1.0"],"imports":["gapura:plugin/log@0.1.0","gapura:plugin/config@0.1.0","gapura:plugin/types@0.1.0"],"target":null}}"#;
+
+    #[test]
+    fn what_wkg_writes_is_read() {
+        let config: Value = serde_json::from_str(WKG_MANIFEST).unwrap();
+        assert_eq!(config["config"]["size"], WKG_CONFIG.len());
+        let layer = read(WKG_MANIFEST.as_bytes()).unwrap();
+        let digest = "sha256:fb57a45f01df32692309b4ddc5bf99c11986b64be64f41127468d1348348e9b2";
+        assert_eq!(layer.digest.to_string(), digest);
+        assert_eq!((layer.size, layer.signature), (70864, None));
+    }
+
+    #[test]
+    fn what_is_written_has_the_form_that_wkg_gives_it() {
+        let interfaces = |names: &[&str]| -> Vec<String> {
+            let names = names.iter();
+            names
+                .map(|name| format!("gapura:plugin/{name}@0.1.0"))
+                .collect()
+        };
+        let (manifest, config) = write(&Publication {
+            exports: interfaces(&["request-validation"]),
+            imports: interfaces(&["log", "config", "types"]),
+            ..publication(None)
+        });
+        let mut theirs: Value = serde_json::from_str(WKG_CONFIG).unwrap();
+        let ours: Value = serde_json::from_slice(&config).unwrap();
+        // It is another component, and the same component makes the same config at any time.
+        theirs["layerDigests"] = json!([Digest::of(b"\0asm").to_string()]);
+        theirs["created"] = json!("1970-01-01T00:00:00Z");
+        assert_eq!(ours, theirs);
+        let theirs: Value = serde_json::from_str(WKG_MANIFEST).unwrap();
+        let ours: Value = serde_json::from_slice(&manifest).unwrap();
+        for same in [
+            "/schemaVersion",
+            "/mediaType",
+            "/config/mediaType",
+            "/layers/0/mediaType",
+            "/layers/0/annotations",
+        ] {
+            assert!(ours.pointer(same).is_some(), "{same}");
+            assert_eq!(ours.pointer(same), theirs.pointer(same), "{same}");
+        }
+        let keys = |value: &Value| -> BTreeSet<String> {
+            let map = value.as_object().expect("an object");
+            map.keys().cloned().collect()
+        };
+        assert_eq!(keys(&ours["config"]), keys(&theirs["config"]));
+        assert_eq!(keys(&ours["layers"][0]), keys(&theirs["layers"][0]));
     }
 
     #[test]

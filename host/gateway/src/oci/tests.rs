@@ -1,6 +1,10 @@
 //! How the client takes what registries do.
 
-use std::net::TcpListener;
+use std::{
+    io::Write as _,
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use super::{
     stub::{Stub, manifest_of},
@@ -273,4 +277,159 @@ fn what_is_published_is_uploaded_once_and_named_by_its_digest() {
     assert_eq!(seen[2].body, b"component");
     assert_eq!(lines[4], "PUT /v2/team/persona/manifests/1.2.0 HTTP/1.1");
     assert_eq!(digest, Digest::of(&seen[4].body));
+}
+
+#[test]
+fn a_stranger_that_a_redirect_leads_to_hears_no_password() {
+    let storage = Stub::start(|_, own| {
+        let challenge = format!("Bearer realm=\"http://{own}/token\"");
+        (401, vec![("www-authenticate", challenge)], vec![])
+    });
+    let elsewhere = storage.authority.clone();
+    let stub = Stub::start(move |_, _| {
+        let location = format!("http://{elsewhere}/blob");
+        (307, vec![("location", location)], vec![])
+    });
+    let error = stub.client(":1", login()).resolve(9).unwrap_err();
+    let expected = format!("{} answered 401 to the manifest", storage.authority);
+    assert_eq!(error.to_string(), expected);
+    let seen = storage.seen();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(seen[0].authorization, None);
+}
+
+#[test]
+fn within_the_registry_a_redirect_keeps_the_login() {
+    let stub = Stub::start(|request, own| {
+        let path = request.line.split(' ').nth(1).unwrap_or_default();
+        match (&request.authorization, path) {
+            (None, _) => {
+                let challenge = "Basic realm=\"x\"".to_owned();
+                (401, vec![("www-authenticate", challenge)], vec![])
+            }
+            (Some(_), "/moved") => (
+                302,
+                vec![("location", format!("http://{own}/again"))],
+                vec![],
+            ),
+            (Some(_), "/again") => (200, vec![], manifest_of(b"component", 9)),
+            (Some(_), _) => (307, vec![("location", "/moved".to_owned())], vec![]),
+        }
+    });
+    let artefact = stub.client(":1", login()).resolve(9).unwrap();
+    assert_eq!(artefact.component, Digest::of(b"component"));
+}
+
+#[test]
+fn redirects_come_to_an_end() {
+    let stub = Stub::start(|_, _| (307, vec![("location", "/on".to_owned())], vec![]));
+    let error = stub.client(":1", None).resolve(9).unwrap_err();
+    assert!(
+        error.to_string().contains("redirects more than 3 times"),
+        "{error}"
+    );
+    assert_eq!(stub.seen().len(), 4);
+    for nowhere in ["on", "//elsewhere.example/on", "ftp://elsewhere.example/"] {
+        let stub = Stub::start(move |_, _| (307, vec![("location", nowhere.to_owned())], vec![]));
+        let error = stub.client(":1", None).resolve(9).unwrap_err();
+        assert!(error.to_string().contains("it leads to"), "{error}");
+    }
+}
+
+fn publication() -> Publication<'static> {
+    Publication {
+        component: b"component",
+        title: "persona",
+        version: "1.2.0",
+        exports: Vec::new(),
+        imports: Vec::new(),
+        signature: None,
+    }
+}
+
+#[test]
+fn a_registry_that_everybody_may_read_is_written_with_a_login() {
+    let stub = Stub::start(|request, _| {
+        let is_reading = request.line.starts_with("HEAD");
+        match (&request.authorization, is_reading) {
+            // All blobs are there.
+            (_, true) => (200, vec![], vec![]),
+            (Some(_), false) => (201, vec![], vec![]),
+            (None, false) => {
+                let challenge = "Basic realm=\"x\"".to_owned();
+                (401, vec![("www-authenticate", challenge)], vec![])
+            }
+        }
+    });
+    let digest = stub.client(":1", login()).publish(&publication()).unwrap();
+    let seen = stub.seen();
+    let last = seen.last().expect("it was asked");
+    assert_eq!(digest, Digest::of(&last.body));
+    assert!(last.authorization.is_some());
+}
+
+#[test]
+fn a_token_that_runs_out_while_publishing_is_fetched_anew() {
+    // Each token is good for two requests.
+    let (tokens, used) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let stub = Stub::start(move |request, own| {
+        if request.line.starts_with("GET /token") {
+            tokens.set(tokens.get() + 1);
+            used.set(0);
+            let token = format!("{{\"token\":\"t{}\"}}", tokens.get());
+            return (200, vec![], token.into_bytes());
+        }
+        let good = format!("Bearer t{}", tokens.get());
+        if request.authorization.as_deref() != Some(&good) || used.get() == 2 {
+            let challenge = format!("Bearer realm=\"http://{own}/token\"");
+            return (401, vec![("www-authenticate", challenge)], vec![]);
+        }
+        used.set(used.get() + 1);
+        match request.line.split(' ').next() {
+            Some("HEAD") => (404, vec![], vec![]),
+            Some("POST") => {
+                let place = format!("http://{own}/upload");
+                (202, vec![("location", place)], vec![])
+            }
+            _ => (201, vec![], vec![]),
+        }
+    });
+    stub.client(":1", login()).publish(&publication()).unwrap();
+    let seen = stub.seen();
+    let uploads = |seen: &&stub::Seen| seen.line.starts_with("PUT") && seen.body == b"component";
+    assert_eq!(seen.iter().filter(uploads).count(), 2);
+    assert_eq!(
+        seen.iter()
+            .filter(|seen| seen.line.starts_with("GET /token"))
+            .count(),
+        4
+    );
+}
+
+#[test]
+fn a_registry_that_trickles_costs_a_bounded_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let authority = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n");
+            while stream.write_all(b" ").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    });
+    let reference = format!("oci://{authority}/persona").parse().unwrap();
+    let client = Client::new(&reference, &Registries::new()).ends_in(Duration::from_millis(400));
+    let began = Instant::now();
+    // The time is that of the whole pull, not of each exchange.
+    for _ in 0..2 {
+        let error = client.resolve(9).unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert!(error.to_string().contains("timeout"), "{error}");
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -174,7 +174,7 @@ impl Metrics {
                 &["plugin", "state", "origin"],
             ),
             pulls: counters(&registry, names::PULLS, &["plugin", "outcome"]),
-            sources: int_gauges(&registry, names::SOURCES, &["plugin", "state"]),
+            sources: int_gauges(&registry, names::SOURCES, &["plugin", "role", "state"]),
             reloads: counters(&registry, names::RELOADS, &["outcome"]),
             http_requests: counters(
                 &registry,
@@ -280,11 +280,11 @@ impl Metrics {
         self.pulls.with_label_values(&[plugin, outcome]).inc();
     }
 
-    /// How the plugins stand that the configuration names by reference: plugin, state.
-    pub fn sources<'a>(&self, sources: impl Iterator<Item = (&'a str, &'a str)>) {
+    /// How the versions stand that the configuration names by reference: plugin, role, state.
+    pub fn sources(&self, sources: &[[String; 3]]) {
         self.sources.reset();
-        for (plugin, state) in sources {
-            self.sources.with_label_values(&[plugin, state]).set(1);
+        for labels in sources {
+            self.sources.with_label_values(labels).set(1);
         }
     }
 

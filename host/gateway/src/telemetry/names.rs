@@ -117,7 +117,7 @@ names! {
     PULLS = "gapura_plugin_pulls_total",
         "Times that a plugin was asked for at its registry, by plugin and outcome.";
     SOURCES = "gapura_plugin_source_info",
-        "1 for each plugin that the configuration names by reference, by plugin and state.";
+        "1 for each version that the configuration names by reference, by plugin, role (live or canary) and state.";
     RELOADS = "gapura_config_reloads_total",
         "Configuration reloads, by outcome.";
     HTTP_REQUESTS = "http_requests_total",

@@ -15,9 +15,6 @@ use crate::{
     oci::{Client, Publication, Reference},
 };
 
-/// The contract's package and version, as components spell their interfaces.
-const PACKAGE: (&str, &str) = ("gapura:plugin/", "@0.1.0");
-
 /// What is published where.
 #[derive(Debug, Args)]
 pub(crate) struct PublishArgs {
@@ -51,23 +48,14 @@ impl PublishArgs {
         let plugin = runtime
             .load(title, &component)
             .with_context(|| format!("{file} is not a plugin that this version can run"))?;
-        let interface = |name: &str| format!("{}{name}{}", PACKAGE.0, PACKAGE.1);
         let signature = sign::text_beside(&self.file)?;
         let signature = signature.as_deref().map(str::trim);
         let publication = Publication {
             component: &component,
             title,
             version: plugin.version(),
-            exports: plugin
-                .stages()
-                .iter()
-                .map(|stage| interface(stage.interface()))
-                .collect(),
-            imports: plugin
-                .imports()
-                .iter()
-                .map(|import| interface(import.as_str()))
-                .collect(),
+            exports: plugin.export_names(),
+            imports: plugin.import_names(),
             signature,
         };
         let config = location::load(&self.config)?;
@@ -75,5 +63,34 @@ impl PublishArgs {
         let manifest = client.publish(&publication)?;
         writeln!(io::stdout(), "{}", self.reference.pinned(manifest))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builtin::BUILTINS;
+
+    #[test]
+    fn what_is_published_names_every_interface_with_its_version() {
+        let runtime = PluginRuntime::new(RuntimeConfig {
+            small_reservations: true,
+            ..RuntimeConfig::default()
+        });
+        let plugin = runtime.unwrap().load("chatml", BUILTINS[0].bytes).unwrap();
+        let imports = plugin.import_names();
+        assert!(
+            imports.contains(&"gapura:plugin/types@0.1.0".to_owned()),
+            "{imports:?}"
+        );
+        for import in plugin.imports() {
+            let name = format!("gapura:plugin/{}@0.1.0", import.as_str());
+            assert!(imports.contains(&name), "{imports:?}");
+        }
+        let stages = plugin.stages().iter();
+        let exports: Vec<_> = stages
+            .map(|stage| format!("gapura:plugin/{}@0.1.0", stage.interface()))
+            .collect();
+        assert_eq!(plugin.export_names(), exports);
     }
 }

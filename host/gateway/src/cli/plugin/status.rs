@@ -163,10 +163,13 @@ fn route_table(routes: &Value) -> Table {
 
 fn source_table(status: &Value) -> Table {
     let mut table = Table::new();
-    table.set_header(["plugin", "reference", "state", "reason", "next try"]);
+    table.set_header(["plugin", "as", "reference", "state", "reason", "next try"]);
     for source in status["sources"].as_array().into_iter().flatten() {
         table.add_row([
             text(source, "name").to_owned(),
+            source["canary"]
+                .as_u64()
+                .map_or_else(|| "live".to_owned(), |share| format!("canary {share} %")),
             text(source, "reference").to_owned(),
             text(source, "state").to_owned(),
             text(source, "reason").to_owned(),

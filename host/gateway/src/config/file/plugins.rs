@@ -51,20 +51,34 @@ pub struct PluginsSection {
     untagged,
     deny_unknown_fields,
     expecting = "a reference is needed, such as `\"oci://registry.example.com/team/persona@sha256:…\"`, \
-                 or a table `{ oci = \"…\", canary = 10 }`"
+                 or a table `{ oci = \"oci://…\", canary = { oci = \"oci://…\", percent = 10 } }`"
 )]
 pub enum SourceSection {
     /// It goes live.
     Live(String),
-    /// It begins as a canary, if it says so.
+    /// It goes live, and another is tried beside it.
     Tried {
-        /// The reference, with the digest of the manifest.
+        /// The reference of the live version, with the digest of the manifest.
         oci: String,
-        /// Requests of a hundred that it answers, 1 to 100, until it is activated or rolled back.
-        /// Default: it goes live.
+        /// The version that is tried. Default none.
         #[serde(default)]
-        canary: Option<u8>,
+        canary: Option<CanarySection>,
     },
+}
+
+/// `canary` of a plugin of `[plugins.sources]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum CanarySection {
+    /// It answers a share of the requests until it is made the live one or left out.
+    Version {
+        /// Its reference, with the digest of the manifest.
+        oci: String,
+        /// Requests of a hundred that it answers, 1 to 100.
+        percent: i64,
+    },
+    /// A share alone says nothing of what the others are answered by; it is refused.
+    Share(i64),
 }
 
 /// `[registries."HOST[:PORT]"]`: how one registry is reached.

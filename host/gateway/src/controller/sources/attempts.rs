@@ -2,28 +2,35 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::super::{ControlError, Controller};
-use crate::config::{Digest, SourceConfig};
+use super::{
+    super::{ControlError, Controller, release::Role},
+    Source, Wanted,
+};
+use crate::config::Digest;
 
 /// After the first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// The sources that were tried.
+/// The versions that were tried.
 #[derive(Debug, Default)]
 pub(in super::super) struct Attempts {
-    by_plugin: BTreeMap<String, Attempt>,
-    /// What the metrics show: plugin, state.
-    shown: Vec<(String, &'static str)>,
+    /// By plugin and manifest: a version that is slow to come holds up no other.
+    by_version: BTreeMap<(String, Digest), Attempt>,
+    /// What a changed file needs before it can take effect.
+    awaited: BTreeMap<String, Arc<Source>>,
+    /// What the metrics show.
+    shown: Vec<[String; 3]>,
 }
 
 #[derive(Debug)]
 struct Attempt {
-    /// What was tried.
-    manifest: Digest,
+    /// What it was tried for.
+    role: Role,
     is_running: bool,
     failures: u32,
     reason: Option<String>,
@@ -31,37 +38,56 @@ struct Attempt {
 }
 
 impl Attempts {
-    /// Forgets what `sources` no longer have.
-    pub(super) fn keep(&mut self, sources: &BTreeMap<String, SourceConfig>) {
-        self.by_plugin
-            .retain(|name, attempt| attempt.is_running || sources.contains_key(name));
+    /// What a changed file needs before it can take effect.
+    pub(super) fn awaited(&self) -> &BTreeMap<String, Arc<Source>> {
+        &self.awaited
     }
 
-    /// Whether `source` may be tried now; if so, it is.
-    pub(super) fn begin(&mut self, name: &str, source: &SourceConfig) -> bool {
+    /// From here on it is `sources` that a changed file needs.
+    pub(super) fn wait_for(&mut self, sources: BTreeMap<String, Arc<Source>>) {
+        self.awaited = sources;
+    }
+
+    /// Forgets what is not wanted any more. What still runs is forgotten when it has ended.
+    pub(super) fn keep(&mut self, is_wanted: impl Fn(&str, Digest) -> bool) {
+        self.by_version
+            .retain(|(name, manifest), attempt| attempt.is_running || is_wanted(name, *manifest));
+    }
+
+    /// Whether `wanted` may be tried now; if so, it is.
+    pub(super) fn begin(&mut self, name: &str, wanted: &Wanted) -> bool {
         let now = Instant::now();
-        let attempt = self.by_plugin.entry(name.to_owned()).or_insert(Attempt {
-            manifest: source.manifest,
+        let key = (name.to_owned(), wanted.version.manifest);
+        let new = || Attempt {
+            role: wanted.role,
             is_running: false,
             failures: 0,
             reason: None,
             next_try: now,
-        });
+        };
+        let attempt = self.by_version.entry(key).or_insert_with(new);
         if attempt.is_running {
             return false;
         }
-        if attempt.manifest != source.manifest {
-            attempt.manifest = source.manifest;
-            attempt.failures = 0;
-            attempt.reason = None;
-            attempt.next_try = now;
+        if attempt.role != wanted.role {
+            *attempt = new();
         }
         attempt.is_running = attempt.next_try <= now;
         attempt.is_running
     }
 
+    /// Forgets that `wanted` has failed: somebody asks for it.
+    pub(super) fn forgive(&mut self, name: &str, wanted: &Wanted) {
+        let key = (name.to_owned(), wanted.version.manifest);
+        if let Some(attempt) = self.by_version.get_mut(&key) {
+            attempt.failures = 0;
+            attempt.reason = None;
+            attempt.next_try = Instant::now();
+        }
+    }
+
     /// Whether `states` are other than what was shown last; if so, they are from now on.
-    pub(super) fn show(&mut self, states: &[(String, &'static str)]) -> bool {
+    pub(super) fn show(&mut self, states: &[[String; 3]]) -> bool {
         let is_news = self.shown != states;
         if is_news {
             self.shown = states.to_vec();
@@ -70,8 +96,14 @@ impl Attempts {
     }
 
     /// Notes how the attempt that runs has ended; after a failure, how long the next one waits.
-    pub(super) fn end(&mut self, name: &str, failure: Option<String>) -> Option<Duration> {
-        let attempt = self.by_plugin.get_mut(name)?;
+    pub(super) fn end(
+        &mut self,
+        name: &str,
+        wanted: &Wanted,
+        failure: Option<String>,
+    ) -> Option<Duration> {
+        let key = (name.to_owned(), wanted.version.manifest);
+        let attempt = self.by_version.get_mut(&key)?;
         attempt.is_running = false;
         attempt.failures = match &failure {
             Some(_) => attempt.failures.saturating_add(1),
@@ -84,15 +116,16 @@ impl Attempts {
         Some(pause)
     }
 
-    /// Why `source` has failed, and until when it waits; nothing while it is being tried for the
+    /// Why `wanted` has failed, and until when it waits; nothing while it is being tried for the
     /// first time.
     pub(super) fn failure(
         &self,
         name: &str,
-        source: &SourceConfig,
+        wanted: &Wanted,
     ) -> (Option<String>, Option<Duration>) {
-        let attempt = self.by_plugin.get(name);
-        match attempt.filter(|attempt| attempt.manifest == source.manifest) {
+        let key = (name.to_owned(), wanted.version.manifest);
+        let attempt = self.by_version.get(&key);
+        match attempt.filter(|attempt| attempt.role == wanted.role) {
             None => (None, None),
             Some(attempt) => (
                 attempt.reason.clone(),
@@ -113,16 +146,16 @@ pub(in super::super) fn pause(failures: u32) -> Duration {
 pub(super) struct Running<'a> {
     controller: &'a Controller,
     name: &'a str,
-    source: &'a SourceConfig,
+    wanted: &'a Wanted,
     result: Result<(), String>,
 }
 
 impl<'a> Running<'a> {
-    pub(super) fn new(controller: &'a Controller, name: &'a str, source: &'a SourceConfig) -> Self {
+    pub(super) fn new(controller: &'a Controller, name: &'a str, wanted: &'a Wanted) -> Self {
         Self {
             controller,
             name,
-            source,
+            wanted,
             result: Err("it could not be tried; the log says why".to_owned()),
         }
     }
@@ -135,12 +168,14 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let failure = std::mem::replace(&mut self.result, Ok(())).err();
-        let pause = self.controller.attempts().end(self.name, failure.clone());
+        let mut attempts = self.controller.attempts();
+        let pause = attempts.end(self.name, self.wanted, failure.clone());
+        drop(attempts);
         self.controller.show_sources();
         if let (Some(reason), Some(pause)) = (failure, pause) {
             tracing::warn!(
                 plugin = self.name,
-                reference = %self.source.reference,
+                reference = %self.wanted.version.reference,
                 reason,
                 next_try_s = pause.as_secs(),
                 "a plugin from a registry does not serve"
@@ -152,14 +187,17 @@ impl Drop for Running<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Pinned;
 
-    fn source(digit: char) -> SourceConfig {
+    fn wanted(digit: char) -> Wanted {
         let digest = digit.to_string().repeat(64);
         let text = format!("oci://registry.example.com/persona@sha256:{digest}");
-        SourceConfig {
-            reference: text.parse().expect("a reference"),
-            manifest: Digest::from_hex(&digest).expect("a digest"),
-            canary: None,
+        Wanted {
+            version: Pinned {
+                reference: text.parse().expect("a reference"),
+                manifest: Digest::from_hex(&digest).expect("a digest"),
+            },
+            role: Role::Live,
         }
     }
 
@@ -173,21 +211,43 @@ mod tests {
     }
 
     #[test]
-    fn one_attempt_runs_at_a_time_and_a_failure_waits() {
+    fn a_version_is_tried_once_at_a_time_and_a_failure_waits() {
         let mut attempts = Attempts::default();
-        assert!(attempts.begin("persona", &source('a')));
-        assert!(!attempts.begin("persona", &source('a')));
-        assert!(!attempts.begin("persona", &source('b')));
-        assert_eq!(attempts.failure("persona", &source('a')), (None, None));
-        attempts.end("persona", Some("down".to_owned()));
-        assert!(!attempts.begin("persona", &source('a')));
-        let (reason, pause) = attempts.failure("persona", &source('a'));
+        let (a, b) = (wanted('a'), wanted('b'));
+        assert!(attempts.begin("persona", &a));
+        assert!(!attempts.begin("persona", &a));
+        // The one before may take its time.
+        assert!(attempts.begin("persona", &b));
+        attempts.end("persona", &b, None);
+        assert_eq!(attempts.failure("persona", &a), (None, None));
+        attempts.end("persona", &a, Some("down".to_owned()));
+        assert!(!attempts.begin("persona", &a));
+        let (reason, pause) = attempts.failure("persona", &a);
         assert_eq!(reason.as_deref(), Some("down"));
         assert!(pause.is_some_and(|pause| pause <= FIRST_PAUSE));
-        // What was asked for since then has not failed.
-        assert_eq!(attempts.failure("persona", &source('b')), (None, None));
-        assert!(attempts.begin("persona", &source('b')));
-        attempts.end("persona", None);
-        assert_eq!(attempts.failure("persona", &source('b')).0, None);
+        assert_eq!(attempts.failure("persona", &b).0, None);
+        // What it is wanted for now has not failed; nor has what somebody asks for.
+        let canary = Wanted {
+            role: Role::Canary(10),
+            ..a.clone()
+        };
+        assert_eq!(attempts.failure("persona", &canary), (None, None));
+        attempts.forgive("persona", &a);
+        assert_eq!(attempts.failure("persona", &a).0, None);
+        assert!(attempts.begin("persona", &a));
+        attempts.end("persona", &a, Some("down".to_owned()));
+        assert!(attempts.begin("persona", &canary));
+    }
+
+    #[test]
+    fn what_is_wanted_no_more_is_forgotten_once_it_has_ended() {
+        let mut attempts = Attempts::default();
+        let a = wanted('a');
+        assert!(attempts.begin("persona", &a));
+        attempts.keep(|_, _| false);
+        assert!(!attempts.begin("persona", &a));
+        attempts.end("persona", &a, Some("down".to_owned()));
+        attempts.keep(|_, _| false);
+        assert_eq!(attempts.failure("persona", &a), (None, None));
     }
 }

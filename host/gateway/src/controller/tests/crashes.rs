@@ -49,7 +49,7 @@ fn prepared(runtime: &PluginRuntime, dir: &Path, prepare: impl Fn(&Controller)) 
 /// `check` sees each of them after its next start, and hears whether that was one.
 fn at_every_step(
     prepare: impl Fn(&Controller),
-    change: impl Fn(&Path, &Controller) -> Result<(), ControlError>,
+    change: impl Fn(&Path, &Arc<Controller>) -> Result<(), ControlError>,
     check: impl Fn(&Path, &Controller, bool),
 ) {
     let compiled = tempfile::tempdir().expect("a temporary folder");
@@ -168,7 +168,7 @@ fn of_a_reload() {
 #[test]
 fn of_a_file_of_the_folder() {
     let digest = Digest::of(&new()).to_hex();
-    let drop_in = |dir: &Path, controller: &Controller| {
+    let drop_in = |dir: &Path, controller: &Arc<Controller>| {
         fs::write(dir.join("plugins/chatml.wasm"), new()).expect("room in the temporary folder");
         controller.file_changed("chatml")
     };

@@ -41,7 +41,7 @@ fn push(
     pushed.map_err(|error| error.code())
 }
 
-fn reload(controller: &Controller, dir: &Path, toml: &str) -> Result<(), ControlError> {
+fn reload(controller: &Arc<Controller>, dir: &Path, toml: &str) -> Result<(), ControlError> {
     fs::write(dir.join("gapura.toml"), toml).unwrap();
     controller.reload(Origin::Signal)
 }

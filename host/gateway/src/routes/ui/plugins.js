@@ -26,8 +26,9 @@ export function rollbackNotice(change) {
 export function sourceTable(sources) {
   if (!sources.length) return undefined;
   const why = ({ reason, next_try_s: next }) => `${reason ?? ""}${next == null ? "" : `; asked again in ${next} s`}`;
-  return table("From registries", ["Plugin", "Reference", "State", "Why"],
-    sources.map((source) => [source.name, el("code", {}, source.reference),
+  const role = ({ canary }) => canary == null ? "live" : `canary ${canary} %`;
+  return table("From registries", ["Plugin", "As", "Reference", "State", "Why"],
+    sources.map((source) => [source.name, role(source), el("code", {}, source.reference),
       el("span", { class: `state ${source.state}` }, source.state), why(source)]));
 }
 

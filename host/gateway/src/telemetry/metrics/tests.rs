@@ -99,7 +99,7 @@ fn busy() -> Arc<Metrics> {
     metrics.swap("guard", "live");
     metrics.transition("guard", "live", "admin");
     metrics.pull("guard", "pulled");
-    metrics.sources([("guard", "current")].into_iter());
+    metrics.sources(&[["guard", "live", "current"].map(str::to_owned)]);
     metrics.reload("refused");
     metrics
 }
