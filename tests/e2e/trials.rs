@@ -215,7 +215,8 @@ fn a_canary_that_runs_out_of_time_is_taken_back_for_that() {
     // It loops where the model's name begins with an L.
     let body = json!({ "model": "Loop", "messages": [{ "role": "user", "content": "a" }] });
     let url = format!("{}/routes/chat/v1/chat/completions", server.url);
-    for _ in 0..8 {
+    // All of so many are enough; the next may meet the version before.
+    for _ in 0..5 {
         let answer = Process::agent().post(&url).send_json(&body);
         assert_eq!(answer.expect("the server answers").status(), 500);
     }
