@@ -192,7 +192,10 @@ def p99_ms(address, kind, requests, neighbours, told):
     with beside(address, kind, neighbours) as crowd:
         command = [GAPURA, "bench", "--server", f"http://{address}", "--model", "good", "--requests", str(requests),
                    "--concurrency", "4", "--max-tokens", "16", "--json"]
-        report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"bench: the good route failed beside {kind} plugins: {done.stderr.strip()}")
+    report = json.loads(done.stdout)
     told[kind].update(crowd.answers)
     # Whoever waits when it is over has been answered with nothing.
     told[kind]["most at once"] = max(told[kind]["most at once"], crowd.most + 4)
