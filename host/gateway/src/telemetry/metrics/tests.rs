@@ -83,7 +83,7 @@ fn busy() -> Arc<Metrics> {
         stage: Stage::Validate,
         function: "instantiate",
         outcome: Outcome::Answered,
-        duration: Duration::ZERO,
+        duration: Duration::from_micros(5),
         memory_bytes: 65_536,
         fuel: None,
     });
@@ -160,7 +160,7 @@ fn the_ledger_is_scraped_by_version_route_and_stage() {
             "gapura_plugin_request_duration_seconds_sum",
             "",
             version,
-            1e-5,
+            1.5e-5,
         ),
         ("gapura_plugin_memory_bytes", "", version, 65_536.0),
         ("gapura_plugin_held_bytes", "", version, 0.0),
