@@ -322,7 +322,7 @@ fn a_canary_is_what_the_file_says_of_it_on_every_gateway() {
 #[test]
 fn a_canary_never_goes_live_for_want_of_another_version() {
     let [one, two] = ["1", "2"].map(|mark| marked(CHATML, mark));
-    let (stub, door) = slow_registry(&[two.clone()]);
+    let (stub, door) = slow_registry(std::slice::from_ref(&two));
     open(&door);
     let dir = tempfile::tempdir().unwrap();
     // The registry has the canary alone.
@@ -399,8 +399,8 @@ fn plugins_by_reference_need_a_folder_that_remembers_them() {
 #[test]
 fn a_version_that_is_slow_to_come_holds_up_no_newer_one() {
     let [old, new] = ["old", "new"].map(|mark| marked(CHATML, mark));
-    let (slow, door) = slow_registry(&[old.clone()]);
-    let (quick, open_door) = slow_registry(&[new.clone()]);
+    let (slow, door) = slow_registry(std::slice::from_ref(&old));
+    let (quick, open_door) = slow_registry(std::slice::from_ref(&new));
     open(&open_door);
     let dir = tempfile::tempdir().unwrap();
     let controller = start(dir.path(), &trying(&slow, &old, None)).unwrap();
@@ -420,7 +420,7 @@ fn a_version_that_is_slow_to_come_holds_up_no_newer_one() {
 #[test]
 fn a_changed_file_waits_for_its_plugin_and_nothing_else_does() {
     let [bound, other] = ["bound", "other"].map(|mark| marked(CHATML, mark));
-    let (slow, door) = slow_registry(&[bound.clone()]);
+    let (slow, door) = slow_registry(std::slice::from_ref(&bound));
     let dir = tempfile::tempdir().unwrap();
     let controller = start(dir.path(), ROUTES).unwrap();
     let before = label(&controller, "one");
@@ -442,7 +442,7 @@ fn a_changed_file_waits_for_its_plugin_and_nothing_else_does() {
         ("fresh", SourceState::Pulling)
     );
     // Meanwhile another file takes effect, and another plugin comes.
-    let (quick, open_door) = slow_registry(&[other.clone()]);
+    let (quick, open_door) = slow_registry(std::slice::from_ref(&other));
     open(&open_door);
     settle(&controller, dir.path(), &trying(&quick, &other, None));
     assert_ne!(label(&controller, "one"), before);
