@@ -152,7 +152,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use gapura_plugin_runtime::{Chat, Sampling};
+    use gapura_plugin_runtime::{Chat, Prompt, Sampling};
 
     use super::*;
     use crate::recording::Outcome;
@@ -245,6 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn what_plugins_said_is_redacted_and_the_words_of_the_host_are_not() {
+        let outcome = |verdict: &str, detail: &str| {
+            let mut record = record("a", "r", verdict);
+            record.outcome.detail = detail.to_owned();
+            record.outcome.prompt = Some(Prompt {
+                segments: Vec::new(),
+                stop: vec!["Budi:".to_owned()],
+                grammar: None,
+            });
+            record.redact();
+            record.outcome
+        };
+        let refused = outcome("refuse", "saw_Budi_0812");
+        assert_eq!(refused.detail, "xxx_Xxxx_0000");
+        assert_eq!(refused.prompt.unwrap().stop, ["Xxxx:"]);
+        assert_eq!(outcome("fail", "deadline").detail, "deadline");
+    }
+
+    #[test]
     fn text_goes_once_its_route_redacts_and_what_is_beyond_new_bounds() {
         let records = Records::default();
         for verdict in ["one", "two"] {
@@ -261,8 +280,11 @@ mod tests {
         assert_eq!(verdicts(&records), [""; 0]);
         // Its request began before.
         records.add(&mut record("a", "late", "late"), &BOUNDS);
-        assert!(records.list()[0].is_redacted);
-        assert_eq!(records.routes().by_name["a"].bytes, records.list()[0].bytes);
+        let [late] = &records.list()[..] else {
+            panic!("the late one alone is kept");
+        };
+        assert!(late.is_redacted);
+        assert_eq!(records.routes().by_name["a"].bytes, late.bytes);
         // One that began while the route redacted does not lose that.
         records.keep_within([("a".to_owned(), BOUNDS)].into());
         records.add(&mut record("a", "last", "last"), &redacting);

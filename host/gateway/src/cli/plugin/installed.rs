@@ -18,7 +18,8 @@ pub(super) fn print(out: &mut impl Write, status: &Value, digest: &str) -> io::R
     let serving = match (state, routes.as_slice()) {
         ("live", []) => "no route binds it yet".to_owned(),
         ("live", routes) => format!("serving {}", routes.join(", ")),
-        _ => format!("{} serves on", text(status, "label")),
+        _ if text(status, "state") == "live" => format!("{} serves on", text(status, "label")),
+        _ => "no version serves yet".to_owned(),
     };
     writeln!(out, "{} is {state}: {serving}", text(version, "label"))?;
     // What it imports is read when it is verified.
@@ -69,7 +70,7 @@ mod tests {
 
     fn printed(version: Value) -> String {
         let status = json!({
-            "label": "guard@1.0.0+ab12cd", "routes": ["chat", "slow"],
+            "label": "guard@1.0.0+ab12cd", "state": "live", "routes": ["chat", "slow"],
             "versions": [version],
             "granted": [
                 {"route": "chat", "grants": ["log", "config", "http", "kv"],
