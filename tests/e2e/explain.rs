@@ -67,8 +67,8 @@ async fn an_explanation_tells_every_step_in_its_order() {
             None => step["step"].as_str().expect("a name"),
         })
         .collect();
-    let expected = "route validate verdict render prompt processor \
-        delta push text delta push text delta push text delta push text finish text end";
+    let expected = "route validate verdict render prompt \
+        delta processor push text delta push text delta push text delta push text finish text end";
     assert_eq!(names.join(" "), expected);
     assert_eq!(of(&steps, "route")[0]["route"], "chat");
     assert_eq!(of(&steps, "verdict")[0]["verdict"], "accept");
