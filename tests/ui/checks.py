@@ -166,7 +166,7 @@ def a_share_that_is_none_says_so_at_its_field(page: Page):
     page.version("voice", new).get_by_role("button", name="Canary").click()
     dialog = page.page.get_by_role("dialog")
     share = dialog.get_by_label("Requests of a hundred")
-    for wrong, why in ("0", "percent is 0; a canary takes 1 to 100"), ("2.5", "not 2.5"), ("", "`percent` is required"):
+    for wrong, why in ("0", "percent is 0; a canary takes 1 to 100"), ("2.5", "`percent` is 2.5"), ("", "`percent` is required"):
         page.confirm("Canary", wrong)
         expect(share).to_have_attribute("aria-invalid", "true")
         expect(share).to_have_accessible_description(re.compile(re.escape(why)))
