@@ -128,7 +128,8 @@ pub struct GuardSection {
     /// How many times as long as the version before it may take for a request, at the 95th
     /// percentile. Default 2.
     pub max_latency_ratio: f64,
-    /// Microseconds by which it must be slower, beside that. Default 200.
+    /// Microseconds by which it must be slower, beside that: less comes of a busy machine too. Default
+    /// 1000.
     pub min_latency_us: u64,
     /// Seconds for which a version that went live is watched. Default 300.
     pub probation_seconds: u64,
@@ -142,7 +143,7 @@ impl Default for GuardSection {
             max_failure_rate: 0.02,
             max_deadline_rate: 0.01,
             max_latency_ratio: 2.0,
-            min_latency_us: 200,
+            min_latency_us: 1000,
             probation_seconds: 300,
         }
     }
