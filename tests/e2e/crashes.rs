@@ -4,42 +4,18 @@ use std::{
     fs,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use gapura::config::Digest;
-use gapura_plugin_runtime::add_custom_section;
 use gapura_test_guests as guests;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::process::{Process, TOKEN, component, stream};
+use crate::versions::{marked, plugin, stand, version, within};
 
 const CONFIG: &str = "[[routes]]\nname = 'chat'\n\
     plugins = [{ plugin = 'chatml' }, { plugin = 'mark' }]\n";
-
-/// The guest that puts deltas into brackets, as one of many versions that do the same.
-fn version(mark: &str) -> Vec<u8> {
-    let mut component = guests::BRACKETS.to_vec();
-    add_custom_section(&mut component, "mark", mark.as_bytes());
-    component
-}
-
-fn plugin(server: &Process) -> Value {
-    let (status, plugin) = server.admin("GET", "plugins/mark", None);
-    assert_eq!(status, 200, "{plugin}");
-    plugin
-}
-
-/// The digest that serves, and the states of all versions, the newest first.
-fn stand(server: &Process) -> (String, Vec<String>) {
-    let plugin = plugin(server);
-    let versions = plugin["versions"].as_array().expect("a list");
-    let states = versions
-        .iter()
-        .map(|version| version["state"].as_str().expect("a state").to_owned());
-    let digest = plugin["digest"].as_str().expect("a digest").to_owned();
-    (digest, states.collect())
-}
 
 /// Two versions are pushed in turn while the server is killed at a random moment, again and
 /// again: what serves then is what was last acknowledged, or what was being pushed.
@@ -107,7 +83,7 @@ struct Serving {
 }
 
 fn serving(server: &Process) -> Serving {
-    let plugin = plugin(server);
+    let plugin = plugin(server, "mark");
     let versions = plugin["versions"].as_array().expect("a list");
     let of = |state: &str| -> Vec<String> {
         let found = versions.iter().filter(|version| version["state"] == state);
@@ -240,14 +216,6 @@ fn put(server: &Process, component: &[u8]) {
     fs::rename(new, folder.join("mark.wasm")).expect("it is there");
 }
 
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not so after 20 s: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A file that was put into the folder before a kill serves after it, wherever that came.
 #[test]
 fn a_file_of_the_folder_serves_in_the_end() {
@@ -279,8 +247,8 @@ fn a_refused_file_keeps_no_server_from_starting_again() {
     let mut server = Process::start(config, &[("mark", guests::BRACKETS)]);
     let good = serving(&server);
     put(&server, &component("answer-cache"));
-    let refused = |server: &Process| plugin(server)["refused"]["code"].clone();
-    eventually("the file is refused", || {
+    let refused = |server: &Process| plugin(server, "mark")["refused"]["code"].clone();
+    within(20, "the file is refused", || {
         refused(&server) == "import_not_granted"
     });
     for _ in 0..2 {
@@ -310,8 +278,7 @@ fn files_that_fit_a_route_only_together_are_taken_together() {
          plugins = [{ plugin = 'chatml' }, { plugin = 'judge' }, { plugin = 'mark' }]\n",
         &[("judge", guests::ACCEPT), ("mark", guests::BRACKETS)],
     );
-    let mut judge = guests::ACCEPT.to_vec();
-    add_custom_section(&mut judge, "mark", b"new");
+    let judge = marked(guests::ACCEPT, "new");
     let mark = version("new");
     let [pinned_judge, pinned_mark] = [&judge, &mark].map(|bytes| Digest::of(bytes));
     let config = format!(

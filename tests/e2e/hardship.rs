@@ -5,15 +5,14 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
     time::{Duration, Instant},
 };
 
-use gapura_plugin_runtime::add_custom_section;
 use gapura_test_guests as guests;
 use serde_json::{Value, json};
 
 use crate::process::{Process, stream};
+use crate::versions::{marked, plugin, within};
 
 const CONFIG: &str = "[[routes]]\nname = 'chat'\n\
     plugins = [{ plugin = 'chatml' }, { plugin = 'judge' }]\n\
@@ -25,15 +24,7 @@ const DISK_KIB: u64 = 512;
 
 /// The guest that accepts everything, as one of many versions that do the same.
 fn version(mark: &str) -> Vec<u8> {
-    let mut component = guests::ACCEPT.to_vec();
-    add_custom_section(&mut component, "mark", mark.as_bytes());
-    component
-}
-
-fn plugin(server: &Process) -> Value {
-    let (status, plugin) = server.admin("GET", "plugins/judge", None);
-    assert_eq!(status, 200, "{plugin}");
-    plugin
+    marked(guests::ACCEPT, mark)
 }
 
 /// Each version's digest and state, the newest first.
@@ -46,18 +37,10 @@ fn stand(plugin: &Value) -> Vec<(String, String)> {
     stand.collect()
 }
 
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not so after 10 s: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Asks until the version `digest` is taken back for what it does to some of them; others pass.
 fn asks_until_taken_back(server: &Process, digest: &str) {
     let is_retired = || {
-        let versions = stand(&plugin(server));
+        let versions = stand(&plugin(server, "judge"));
         versions.contains(&(digest.to_owned(), "retired".to_owned()))
     };
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -137,7 +120,7 @@ fn a_full_disk_refuses_changes_by_name_and_changes_nothing() {
     assert_eq!(server.push("judge", &version("first")).0, 201);
     let (status, answer) = server.push("judge?until=verified", &version("second"));
     assert_eq!(status, 201, "{answer}");
-    let before = plugin(&server);
+    let before = plugin(&server, "judge");
     let committed = fs::read(disk.join("state.json")).unwrap();
 
     fill(&disk);
@@ -162,7 +145,7 @@ fn a_full_disk_refuses_changes_by_name_and_changes_nothing() {
         assert!(message.contains("No space left on device"), "{message}");
         assert!(message.contains("releases/"), "{message}");
     }
-    assert_eq!(stand(&plugin(&server)), stand(&before));
+    assert_eq!(stand(&plugin(&server, "judge")), stand(&before));
     assert_eq!(fs::read(disk.join("state.json")).unwrap(), committed);
     stream(&Process::agent(), &server.url, "Halo").unwrap();
 
@@ -193,7 +176,7 @@ fn a_canary_that_fails_on_a_full_disk_is_taken_back_and_written_down_later() {
     assert_eq!(on_trial(), digest);
 
     fs::remove_file(disk.join("filler")).unwrap();
-    eventually("it is written down", || on_trial().is_null());
+    within(10, "it is written down", || on_trial().is_null());
     let history = fs::read_to_string(disk.join("history.jsonl")).unwrap();
     let newest: Value = serde_json::from_str(history.lines().last().unwrap()).unwrap();
     assert_eq!(
@@ -271,10 +254,10 @@ fn a_clock_that_is_set_back_confuses_no_release() {
 
     // What was committed serves again, though its files are from the future. This one's clock goes
     // right, which is another jump.
-    let expected = stand(&plugin(&server));
+    let expected = stand(&plugin(&server, "judge"));
     let last = newest(&server);
     server = server.killed_and_started_again();
-    assert_eq!(stand(&plugin(&server)), expected);
+    assert_eq!(stand(&plugin(&server, "judge")), expected);
     assert_eq!(newest(&server), last);
     assert_eq!(server.push("judge", &version("later")).0, 201);
     assert!(number(&newest(&server), "sequence") > number(&last, "sequence"));

@@ -34,3 +34,4 @@ mod surface;
 mod swap;
 mod trials;
 mod verdicts;
+mod versions;

@@ -13,16 +13,10 @@ use gapura_test_guests as guests;
 use serde_json::{Value, json};
 
 use crate::process::{Process, TOKEN, complained, component, gapura, said};
+use crate::versions::{stand, version};
 
 const CONFIG: &str = "[[routes]]\nname = 'chat'\n\
     plugins = [{ plugin = 'chatml' }, { plugin = 'mark' }]\n";
-
-/// The guest that puts deltas into brackets, as one of many versions that do the same.
-fn version(mark: &str) -> Vec<u8> {
-    let mut component = guests::BRACKETS.to_vec();
-    add_custom_section(&mut component, "mark", mark.as_bytes());
-    component
-}
 
 fn cli(server: &Process, args: &[&str]) -> Output {
     gapura()
@@ -31,18 +25,6 @@ fn cli(server: &Process, args: &[&str]) -> Output {
         .args(["--server", &server.url, "--token", TOKEN])
         .output()
         .expect("the program starts")
-}
-
-/// The digest that serves, and the states of all versions, the newest first.
-fn stand(server: &Process) -> (String, Vec<String>) {
-    let (status, plugin) = server.admin("GET", "plugins/mark", None);
-    assert_eq!(status, 200, "{plugin}");
-    let versions = plugin["versions"].as_array().expect("a list");
-    let states = versions
-        .iter()
-        .map(|version| version["state"].as_str().expect("a state").to_owned());
-    let digest = plugin["digest"].as_str().expect("a digest").to_owned();
-    (digest, states.collect())
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Plugins change while streams run: nothing fails, nothing mixes, nothing is left behind.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
 
 use gapura_test_guests as guests;
 
 use crate::process::{Process, stream};
+use crate::versions::within;
 
 const STREAMS: usize = 32;
 const SWAPS: usize = 200;
@@ -125,7 +125,7 @@ fn a_stream_ends_on_the_version_that_it_began_with() {
     let prompt = "sebuah jawaban yang panjang ".repeat(7);
     let answer = std::thread::scope(|scope| {
         let under_way = scope.spawn(|| stream(&Process::agent(), &server.url, &prompt));
-        wait_until("a sequence runs", || num_running(&server.url) == 1);
+        within(30, "a sequence runs", || num_running(&server.url) == 1);
         assert_eq!(server.push("mark", &angled).0, 201);
         assert!(
             !under_way.is_finished(),
@@ -155,7 +155,7 @@ fn the_folder_is_as_good_as_a_push() {
     let server = Process::start(CONFIG, &[("mark", guests::BRACKETS)]);
     std::fs::write(server.dir.path().join("plugins/mark.wasm"), angled()).unwrap();
     let agent = Process::agent();
-    wait_until("the file is taken", || {
+    within(30, "the file is taken", || {
         version(&stream(&agent, &server.url, "halo").unwrap()) == Ok('<')
     });
 }
@@ -168,12 +168,4 @@ fn num_running(url: &str) -> usize {
         .lines()
         .find_map(|line| line.strip_prefix("gapura_requests_running "));
     running.expect("the gauge").parse().expect("a number")
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within 30 s: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }

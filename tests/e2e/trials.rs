@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gapura_plugin_runtime::add_custom_section;
 use gapura_test_guests as guests;
 use serde_json::{Value, json};
 
 use crate::process::{Process, TOKEN, gapura, stream};
+use crate::versions::{marked, plugin};
 
 /// A route whose processor is tried out; answers are short.
 const CONFIG: &str = "[[routes]]\nname = 'chat'\n\
@@ -20,12 +20,6 @@ const CONFIG: &str = "[[routes]]\nname = 'chat'\n\
 const GUARDED: &str = "[[routes]]\nname = 'chat'\n\
     plugins = [{ plugin = 'chatml' }, { plugin = 'judge' }]\n\
     [plugins.guard]\nmin_requests = 10\n";
-
-fn marked(component: &[u8], mark: &str) -> Vec<u8> {
-    let mut other = component.to_vec();
-    add_custom_section(&mut other, "mark", mark.as_bytes());
-    other
-}
 
 /// One whole answer: status, body, and the chain that made it.
 fn ask(server: &Process, user: &str) -> (u16, Value, String) {
@@ -43,12 +37,6 @@ fn ask(server: &Process, user: &str) -> (u16, Value, String) {
     let status = response.status().as_u16();
     let body = response.body_mut().read_json().expect("an answer is JSON");
     (status, body, chain)
-}
-
-fn plugin(server: &Process, name: &str) -> Value {
-    let (status, plugin) = server.admin("GET", &format!("plugins/{name}"), None);
-    assert_eq!(status, 200, "{plugin}");
-    plugin
 }
 
 /// Pushes `component` and tries it out.

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::{
     Change, ControlError, Controller, Origin, PluginStatus,
     commit::Turn,
+    draft::Draft,
     history, inbox, provenance,
     release::{Check, Facts, Role, Source, TrialMode, Version},
     serving::Serving,
@@ -143,7 +144,11 @@ impl Controller {
     ) -> Result<PluginStatus, ControlError> {
         let _changing = self.begin();
         let digest = self.find(name, digits, "try out")?;
-        self.put_on_trial(name, &digest, mode, Origin::Admin)?;
+        let mut draft = self.draft();
+        let trial = draft.release(name).trial();
+        if !trial.is_some_and(|trial| trial.digest == digest && trial.mode == mode) {
+            self.put_on_trial(draft, name, &digest, mode, Origin::Admin)?;
+        }
         self.status(name)
     }
 
@@ -403,23 +408,17 @@ impl Controller {
         self.finish(name, draft, Turn::Live)
     }
 
-    /// With `changing` held.
+    /// Lets `digest` serve beside the live version, along with what `draft` changes otherwise. With
+    /// `changing` held.
     pub(super) fn put_on_trial(
         &self,
+        mut draft: Draft,
         name: &str,
         digest: &str,
         mode: TrialMode,
         origin: Origin,
     ) -> Result<(), ControlError> {
-        let mut draft = self.draft();
-        let release = draft.release(name);
-        if release
-            .trial()
-            .is_some_and(|trial| trial.digest == digest && trial.mode == mode)
-        {
-            return Ok(());
-        }
-        release.try_out(name, digest, mode)?;
+        draft.release(name).try_out(name, digest, mode)?;
         let outcome = super::VersionState::Trial(mode);
         draft.note_version(Change::plugin(origin, name, outcome), digest);
         self.finish(name, draft, Turn::Trial)

@@ -16,7 +16,7 @@ use super::{
     draft::Draft,
     moves::Arrival,
     provenance,
-    release::{Role, Standing, TrialMode, VersionState},
+    release::{Release, Role, Standing, TrialMode},
     store::Store,
 };
 use crate::{
@@ -236,6 +236,15 @@ impl Controller {
 
     /// Ends the canaries that the configuration names no more.
     fn drop_canaries(&self) {
+        let has_any = self
+            .state()
+            .releases
+            .plugins
+            .values()
+            .any(Release::has_canary);
+        if !has_any {
+            return;
+        }
         let (config, mut copy) = (self.config(), self.draft());
         let names: Vec<String> = copy.releases.plugins.keys().cloned().collect();
         for name in names {
@@ -322,14 +331,13 @@ impl Controller {
                 "live"
             }
             Role::Canary(percent) => {
-                let mode = TrialMode::Canary(percent);
                 let mut draft = self.draft();
-                let release = draft.release(name);
-                release.desire(wanted.role, &wanted.version.manifest.to_hex(), component);
-                release.try_out(name, component, mode)?;
-                let change = Change::plugin(Origin::Registry, name, VersionState::Trial(mode));
-                draft.note_version(change, component);
-                self.finish(name, draft, Turn::Trial)?;
+                let manifest = wanted.version.manifest.to_hex();
+                draft
+                    .release(name)
+                    .desire(wanted.role, &manifest, component);
+                let mode = TrialMode::Canary(percent);
+                self.put_on_trial(draft, name, component, mode, Origin::Registry)?;
                 "canary"
             }
         };

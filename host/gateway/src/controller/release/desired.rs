@@ -87,6 +87,11 @@ impl Release {
         fulfil(&mut self.desired, component)
     }
 
+    /// Whether the configuration wants, or has wanted, a canary of it.
+    pub(in super::super) fn has_canary(&self) -> bool {
+        self.canary.is_some()
+    }
+
     /// Notes that `component` is on trial.
     pub(super) fn fulfil_canary(&mut self, component: &str) {
         fulfil(&mut self.canary, component);
