@@ -193,18 +193,16 @@ def killed_at_every_step(scene):
 def canaries(scene):
     """The file's canary is that of every gateway: of those that were there and of one that is new."""
     registry = scene.registry()
-    # What a busy machine makes slow is not to change what serves here.
-    options = {"plugins": "[plugins.guard]\nenabled = false\n"}
     one, two, three = (version(f"canary-{number}") for number in range(3))
     references = {component: registry.put(component) for component in (one, two, three)}
-    write_config(scene.config, tried(references[one], references[two], 10), **options)
+    write_config(scene.config, tried(references[one], references[two], 10))
     gateways = [scene.gateway(name).start() for name in "ab"]
     loads = [scene.load(gateway) for gateway in gateways]
     fresh = "cdefg"
     steps = [(one, two, 10), (one, two, 50), (one, three, 50), (three, None, 0), (two, three, 5), (two, None, 0)]
     for number, (live, canary, percent) in enumerate(steps):
         reference = references[live]
-        write_config(scene.config, tried(reference, references[canary], percent) if canary else quoted(reference), **options)
+        write_config(scene.config, tried(reference, references[canary], percent) if canary else quoted(reference))
         expected = [digest(live)], [(digest(canary), percent)] if canary else []
         if number < len(fresh):
             gateways.append(scene.gateway(fresh[number]).start())
@@ -218,13 +216,13 @@ def canaries(scene):
     for load in loads:
         load.stop()
     # What the guard or somebody took back does not come again with a larger share, or a restart.
-    write_config(scene.config, tried(references[two], references[one], 10), **options)
+    write_config(scene.config, tried(references[two], references[one], 10))
     for gateway in gateways:
         eventually("it is tried", lambda: gateway.standing()[1] == [(digest(one), 10)])
     gateways[0].json("/admin/v1/plugins/persona/rollback", "POST")
     gateways[0].kill()
     gateways[0].start()
-    write_config(scene.config, tried(references[two], references[one], 90), **options)
+    write_config(scene.config, tried(references[two], references[one], 90))
     eventually("the other follows", lambda: gateways[1].standing()[1] == [(digest(one), 90)])
     time.sleep(3)
     assert gateways[0].standing() == ([digest(two)], []), gateways[0].standing()
